@@ -1,0 +1,94 @@
+"""Finding, waking and starting the courier of a spool. Light: runs inside training.
+
+<spool>/courier.lock    held by the courier while it lives
+        wake            a FIFO; a byte in it ends the courier's pause
+        round           how many rounds the courier has made
+        courier.json    what it is doing, for `sexton doctor`
+        courier.log     what it has to say
+"""
+
+import contextlib
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+from sexton import clock
+from sexton.journal import reader
+from sexton.settings import Settings
+
+
+def wake(spool: Path) -> bool:
+    """End the pause of the spool's courier. False where none is running."""
+    try:
+        fd = os.open(spool / "wake", os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    with contextlib.suppress(BlockingIOError):  # full of earlier calls: it will wake anyhow
+        os.write(fd, b"!")
+    os.close(fd)
+    return True
+
+
+def is_running(spool: Path) -> bool:
+    """Whether a courier holds the spool's lock."""
+    try:
+        with (spool / "courier.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def ensure(settings: Settings, hurry: bool = True) -> None:
+    """See that the spool has a courier, and unless told otherwise that it makes its next round, and tries what it would
+    try later, at once. Raises `OSError` where a process can not be started."""
+    spool = settings.spool
+    if (hurry and wake(spool)) or is_running(spool):
+        return
+    import subprocess  # most calls find a courier and need not load it
+
+    spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+    flags = [f"--sample-seconds={settings.sample_seconds}", f"--linger-seconds={settings.linger_seconds}"]
+    with (spool / "courier.log").open("ab") as log:
+        # By way of a shell that is gone at once: a process that trains has no child that it did not start, to wait for
+        # or to be measured with.
+        subprocess.run(
+            ["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-m", "sexton.courier", str(spool), *flags],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,  # a Ctrl-C in the terminal, or the end of it, is not meant for the courier
+        )
+
+
+def drain(settings: Settings, seconds: float) -> list[reader.Backlog]:
+    """Have the courier deliver what is in the spool, and wait for it; what is left after `seconds`.
+
+    Waits for two rounds, so that whatever was written or had died before the call is in the store after it.
+    """
+    spool = settings.spool
+    if not reader.runs(spool):
+        return []
+    deadline = clock.Deadline(seconds)
+    goal = rounds(spool) + 2
+    while not deadline.passed:
+        ensure(settings)
+        if rounds(spool) >= goal and not reader.backlog(spool):
+            return []
+        clock.sleep(0.02)
+        if not reader.runs(spool):
+            return []
+    return reader.backlog(spool)
+
+
+def rounds(spool: Path) -> int:
+    """How many rounds couriers have made over this spool."""
+    try:
+        return int((spool / "round").read_text())
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,186 @@
+"""Metrics: their names, the summary of each in a run, and which direction is better.
+
+A summary is maintained as points arrive and does not depend on the order in which they do: `last` is by the log, `min`
+and `max` pass over NaN. It is merged inside the database, which is asked nothing first. What usage samples say is kept
+as metrics too, in a context that no caller can give, so that they never mix with a run's own.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import numpy as np
+from sqlalchemy import Connection, bindparam, select, update
+
+from sexton.model.records import Direction
+from sexton.model.values import clean_name
+from sexton.store import schema
+from sexton.store.columns import Floats
+from sexton.store.database import Tx, some
+
+Key = tuple[str, str]
+"""Name and context."""
+
+Home = tuple[str, str]
+"""Project and experiment, whose directions count for a run."""
+
+USAGE = "usage"
+"""The context of what usage samples say; a caller's context is empty or canonical JSON, which begins with `{`."""
+
+_NAMED = select(schema.metrics).where(schema.metrics.c.name.in_(bindparam("names", expanding=True)))
+
+
+def ids(tx: Tx, keys: Iterable[Key]) -> dict[Key, int]:
+    """The numbers of the metrics, given to those that have none."""
+    wanted = set(keys)
+    found = _numbers(tx.connection, wanted)
+    missing = sorted(wanted - found.keys())
+    if missing:
+        tx.ensure(schema.metrics, missing)
+        found |= _numbers(tx.connection, set(missing))
+    return found
+
+
+def find(connection: Connection, name: str, context: str = "") -> list[int]:
+    """The numbers that `name` may stand for, likeliest first. It may end in the context, as the keys of `Run.metrics`
+    do, and may itself contain what looks like one."""
+    splits = [(name, context)]
+    if not context:
+        splits += [(name[:at], name[at:]) for at, letter in enumerate(name) if letter == "{" and at]
+    found = _numbers(connection, set(splits))
+    return [found[split] for split in splits if split in found]
+
+
+def _numbers(connection: Connection, wanted: set[Key]) -> dict[Key, int]:
+    found = {}
+    for names in some({name for name, _ in wanted}):
+        for number, *key in connection.execute(_NAMED, {"names": names}).all():
+            if (place := (key[0], key[1])) in wanted:
+                found[place] = number
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------- summaries
+
+
+Summary = tuple[
+    str, int, float | None, float | None, float | None, int, str | None, int, int, int, str | None, float | None
+]
+"""A row of `summaries`, whose columns these are: run, metric, last, min, max (None for NaN), points, step (an int64 or
+float64 as text), at, session and seq of the last, direction, and rank: what runs are sorted by, which is the best where
+a direction was declared, else the last."""
+
+
+class Last(NamedTuple):
+    """The last of some rows of points: its step as text, and its place in the log."""
+
+    step: str | None
+    at: int
+    session: int
+    seq: int
+
+
+def summarised(
+    run: str, metrics: Sequence[int], values: Floats, last: Last, directions: Sequence[str | None]
+) -> list[Summary]:
+    """The summaries of rows of points; `values` has a row for each metric."""
+    newest = _known(values[:, -1])
+    least = _known(np.fmin.reduce(values, axis=1))
+    greatest = _known(np.fmax.reduce(values, axis=1))
+    ranks = newest
+    if any(directions):
+        best = zip(directions, newest, least, greatest, strict=True)
+        ranks = [new if way is None else low if way == "min" else high for way, new, low, high in best]
+    always = map(repeat, (values.shape[1], *last))
+    return list(zip(repeat(run), metrics, newest, least, greatest, *always, directions, ranks, strict=False))
+
+
+def _known(numbers: Floats) -> list[float | None]:
+    """The numbers for SQL, which has no NaN."""
+    plain: list[float | None] = numbers.tolist()
+    return plain if not np.isnan(numbers).any() else [n if n == n else None for n in plain]
+
+
+def merge(tx: Tx, summaries: Sequence[Summary]) -> None:
+    """Take summaries of new points into those of their runs. A metric may come more than once."""
+    tx.run_many(_MERGE, summaries)
+
+
+_NEWER = """
+    excluded.at > summaries.at OR (excluded.at = summaries.at AND (
+        SELECT (new.writer, new.epoch, excluded.seq) > (old.writer, old.epoch, summaries.seq)
+        FROM sessions AS new, sessions AS old WHERE new.id = excluded.session AND old.id = summaries.session))"""
+_LEAST = "CASE WHEN summaries.min <= excluded.min THEN summaries.min ELSE coalesce(excluded.min, summaries.min) END"
+_GREATEST = "CASE WHEN summaries.max >= excluded.max THEN summaries.max ELSE coalesce(excluded.max, summaries.max) END"
+_NEWEST = {
+    name: f"CASE WHEN {_NEWER} THEN excluded.{name} ELSE summaries.{name} END"
+    for name in ("last", "step", "at", "session", "seq")
+}
+_MERGE = f"""
+    INSERT INTO summaries ({", ".join(schema.summaries.c.keys())}) VALUES ({", ".join("?" * len(schema.summaries.c))})
+    ON CONFLICT (run, metric) DO UPDATE SET
+        {", ".join(f"{name} = {newest}" for name, newest in _NEWEST.items())},
+        min = {_LEAST}, max = {_GREATEST}, points = summaries.points + excluded.points,
+        rank = CASE summaries.direction WHEN 'min' THEN {_LEAST} WHEN 'max' THEN {_GREATEST} ELSE {_NEWEST["last"]} END
+"""  # noqa: S608 - nothing but the constants above goes in
+
+
+# -------------------------------------------------------------------------------------------------------- directions
+
+_DECLARED = select(schema.directions).where(
+    schema.directions.c.project.in_(bindparam("projects", expanding=True)),
+    schema.directions.c.experiment.in_(bindparam("experiments", expanding=True)),
+)
+
+
+def declared(tx: Tx, homes: Iterable[Home]) -> dict[tuple[Home, int], Any]:
+    """By home and metric: the rows of `directions` in those homes."""
+    found = {}
+    for part in some(sorted(set(homes))):
+        names = {"projects": sorted({project for project, _ in part}), "experiments": [name for _, name in part]}
+        for row in tx.connection.execute(_DECLARED, names).all():
+            found[(row.project, row.experiment), row.metric] = row
+    return found
+
+
+def declare(tx: Tx, said: Iterable[tuple[str, Home, Direction]]) -> None:
+    """Let what runs declared count for their experiments: the newest of a metric stays. Touches the runs whose best may
+    change."""
+    newest: dict[tuple[Home, str], tuple[int, str, str]] = {}
+    for run, home, one in said:
+        place = home, clean_name(one.metric)
+        newest[place] = max(newest.get(place, (one.at, run, "")), (one.at, run, one.direction))
+    numbers = ids(tx, [(name, "") for _, name in newest])
+    known = declared(tx, [home for home, _ in newest])
+    for (home, name), (at, run, direction) in newest.items():
+        metric = numbers[name, ""]
+        old = known.get((home, metric))
+        if old is None or (old.at, old.run) < (at, run):
+            tx.upsert(schema.directions, [(*home, metric, direction, at, run)])
+            if old is None or old.direction != direction:
+                _direct(tx, home, metric, direction)
+
+
+def _direct(tx: Tx, home: Home, metric: int, direction: str) -> None:
+    """Let a new direction count in all runs of the experiment."""
+    table, runs = schema.summaries, schema.runs
+    measured = select(table.c.run).where(table.c.metric == metric)
+    here = select(runs.c.id).where(runs.c.project == home[0], runs.c.experiment == home[1], runs.c.id.in_(measured))
+    changed = tx.connection.scalars(here.order_by(runs.c.id).with_for_update()).all()
+    for part in some(changed):
+        change = update(table).where(table.c.metric == metric, table.c.run.in_(part))
+        tx.connection.execute(change.values(direction=direction, rank=table.c[direction]))
+    for run in changed:
+        tx.touch(run)
+
+
+def agree(tx: Tx, run: str, home: Home) -> None:
+    """Make the summaries of a run, which may have come to another experiment, agree with the directions there."""
+    table = schema.summaries
+    mine = update(table).where(table.c.run == run)
+    here = {metric: row.direction for (_, metric), row in declared(tx, [home]).items()}
+    stray = mine.where(table.c.direction.is_not(None), table.c.metric.not_in(list(here)))
+    tx.connection.execute(stray.values(direction=None, rank=table.c.last))
+    for metric, direction in here.items():
+        other = mine.where(table.c.metric == metric, table.c.direction.is_distinct_from(direction))
+        tx.connection.execute(other.values(direction=direction, rank=table.c[direction]))

@@ -1,0 +1,1 @@
+"""The migrations; see `sexton.store.upgrade`."""

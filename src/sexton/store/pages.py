@@ -1,0 +1,143 @@
+"""Which runs pass a `RunFilter`, in which order: page by page, each from where the one before ended.
+
+A page is found by the value and id of the last run before it, so it costs the same wherever it is, and a run that
+comes or goes meanwhile shifts nothing. Runs whose sort value is unknown follow the others, newest first.
+"""
+
+import base64
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, literal, or_, select, tuple_
+
+from sexton import errors
+from sexton.model.runs import LOST_AFTER_SECONDS, RunFilter
+from sexton.store import metrics, schema
+
+_runs, _tags, _summaries = schema.runs, schema.tags, schema.summaries
+
+_SORTS = {
+    "created": _runs.c.created_at,
+    "ended": _runs.c.ended_at,
+    "name": _runs.c.name,
+    "seconds": _runs.c.seconds,
+    "cpu": _runs.c.cpu_seconds,
+}
+
+
+class _Place(NamedTuple):
+    """The last run of a page: whether its sort value is known, that value or else when it was created, and its id."""
+
+    known: bool
+    value: Any
+    id: str
+
+
+class _Order(NamedTuple):
+    """What runs are sorted by: the column, joined to `runs` where it is elsewhere."""
+
+    value: ColumnElement[Any]
+    descending: bool
+    metric: int | None = None
+
+
+def count(connection: Connection, which: RunFilter, now: int) -> int:
+    """How many runs pass the filter."""
+    query = select(func.count()).select_from(_runs).where(*_conditions(which, now))
+    return int(connection.execute(query).scalar_one())
+
+
+def select_page(connection: Connection, which: RunFilter, now: int) -> tuple[list[str], str | None]:
+    """The ids of a page, and what to pass as `after` for the next one. Raises `InvalidValue`."""
+    limit = max(which.limit, 1) + 1
+    order = _order(connection, which.sort)
+    after = _decoded(which.after)
+    conditions = _conditions(which, now)
+    found: list[_Place] = []
+    if after is None or after.known:
+        found = [_Place(True, *row) for row in connection.execute(_known(order, conditions, after).limit(limit))]
+    if len(found) < limit and order.value is not _runs.c.created_at:
+        rest = _unknown(order, conditions, after).limit(limit - len(found))
+        found += [_Place(False, *row) for row in connection.execute(rest)]
+    page = found[: limit - 1]
+    return [place.id for place in page], _encoded(page[-1]) if len(found) == limit else None
+
+
+def _known(order: _Order, conditions: Sequence[ColumnElement[bool]], after: _Place | None) -> Select[Any]:
+    key = _runs.c.id if order.metric is None else _summaries.c.run
+    query = select(order.value, key).where(order.value.is_not(None), *conditions)
+    if order.metric is not None:
+        query = query.join(_runs, _runs.c.id == _summaries.c.run).where(_summaries.c.metric == order.metric)
+    if after is not None:
+        here, there = tuple_(order.value, key), tuple_(literal(after.value), literal(after.id))
+        query = query.where(here < there if order.descending else here > there)
+    if order.descending:
+        return query.order_by(order.value.desc(), key.desc())
+    return query.order_by(order.value, key)
+
+
+def _unknown(order: _Order, conditions: Sequence[ColumnElement[bool]], after: _Place | None) -> Select[Any]:
+    created, key = _runs.c.created_at, _runs.c.id
+    ranked = (_summaries.c.run == key, _summaries.c.metric == order.metric, order.value.is_not(None))
+    unknown = ~exists().where(*ranked) if order.metric is not None else order.value.is_(None)
+    query = select(created, key).where(unknown, *conditions)
+    if after is not None and not after.known:
+        query = query.where(tuple_(created, key) < tuple_(literal(after.value), literal(after.id)))
+    return query.order_by(created.desc(), key.desc())
+
+
+def _order(connection: Connection, sort: str) -> _Order:
+    name = sort.removeprefix("-")
+    descending = name != sort
+    if name in _SORTS:
+        return _Order(_SORTS[name], descending)
+    if name.startswith("metrics."):
+        numbers = metrics.find(connection, name.removeprefix("metrics."))
+        return _Order(_summaries.c.rank, descending, numbers[0] if numbers else -1)
+    reason = f"it is {', '.join(_SORTS)} or metrics.NAME, with - before it for descending"
+    raise errors.InvalidValue(what="the order of runs", value=sort, reason=reason)
+
+
+def _conditions(which: RunFilter, now: int) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    for column, value in (("project", which.project), ("experiment", which.experiment), ("sweep", which.sweep)):
+        if value is not None:
+            found.append(_runs.c[column] == value)
+    if which.states:
+        found.append(_in_state(which.states, now))
+    return found + [_runs.c.id.in_(_tagged(tag)) for tag in which.tags]
+
+
+def _in_state(states: Sequence[str], now: int) -> ColumnElement[bool]:
+    """As `model.runs.shown_state` has it."""
+    silent = _runs.c.heard_at < now - LOST_AFTER_SECONDS * 1_000_000_000
+    running = _runs.c.state == "running"
+    either: list[ColumnElement[bool]] = [_runs.c.state.in_([state for state in states if state != "running"])]
+    if "running" in states:
+        either.append(and_(running, silent.is_not(True)))
+    if "lost" in states:
+        either.append(and_(running, silent))
+    return or_(*either)
+
+
+def _tagged(tag: str) -> Select[Any]:
+    key, given, value = tag.partition("=")
+    query = select(_tags.c.run).where(_tags.c.key == key)
+    if not given:
+        return query.where(_tags.c.value.is_not(None))
+    return query.where(func.substr(_tags.c.value, 1, 100) == value[:100], _tags.c.value == value)
+
+
+def _encoded(place: _Place) -> str:
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(place)).decode()
+
+
+def _decoded(after: str | None) -> _Place | None:
+    if after is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(base64.urlsafe_b64decode(after), type=_Place)
+    except (ValueError, msgspec.DecodeError):
+        reason = "it is `next` of the page before, unchanged"
+        raise errors.InvalidValue(what="the place to go on from", value=after, reason=reason) from None

@@ -1,0 +1,241 @@
+"""The tables. `docs/spec/store.md` says what each column means; `migrations/` is how an older store gets here.
+
+Everything about a run hangs below its row in `runs`, and whoever changes any of it holds that row locked. A record's
+place in the log is (at, writer, epoch, seq); tables keep it as `at`, `session` (which names writer and epoch), `seq`.
+Unknown is NULL. NaN is NULL in a row that exists. Times are UTC ns.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    UniqueConstraint,
+    func,
+)
+from sqlalchemy import Text as AnyText
+
+metadata = MetaData()
+
+Text = AnyText().with_variant(AnyText(collation="C"), "postgresql")  # sorts by bytes, as SQLite does
+Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only where the type is INTEGER
+
+
+def _run() -> Column[str]:
+    return Column("run", Text, ForeignKey("runs.id"), primary_key=True)
+
+
+def _place() -> tuple[Column[int], Column[int], Column[int]]:
+    return (
+        Column("at", BigInteger, nullable=False),
+        Column("session", Id, nullable=False),
+        Column("seq", BigInteger, nullable=False),
+    )
+
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+counter = Table(  # one row; taken last in every transaction, so that revisions become visible in their order
+    "counter",
+    metadata,
+    Column("revision", BigInteger, primary_key=True),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("experiment", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("name", Text),
+    Column("ended_at", BigInteger),
+    Column("seconds", Double),
+    Column("heard_at", BigInteger),
+    Column("received_at", BigInteger, nullable=False),
+    Column("cause", Text),
+    Column("exit_code", BigInteger),
+    Column("signal", BigInteger),
+    Column("message", Text),
+    Column("user", Text),
+    Column("host", Text),
+    Column("argv", Text),
+    Column("cwd", Text),
+    Column("task", Text),
+    Column("hypothesis", Text),
+    Column("sweep", Text),
+    Column("parent", Text),
+    Column("outcome", Text),
+    Column("takeaway", Text),
+    Column("cpu_seconds", Double),
+    Column("cpu_method", Text),
+    Column("cpu_coverage", Text),
+    Column("max_rss", BigInteger),
+    Column("bytes", BigInteger),
+    Column("trouble", Text),
+    Column("loose", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Index("runs_by_created", "created_at", "id"),
+    Index("runs_by_experiment", "project", "experiment", "created_at", "id"),
+    Index("runs_by_state", "state", "created_at", "id"),
+    Index("runs_by_sweep", "sweep", "created_at", "id"),
+    Index("runs_by_ended", "ended_at", "id"),
+    Index("runs_by_name", "name", "id"),
+    Index("runs_by_seconds", "seconds", "id"),
+    Index("runs_by_cpu", "cpu_seconds", "id"),
+    Index("runs_by_revision", "revision", "id"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("run", Text, ForeignKey("runs.id"), nullable=False),
+    Column("writer", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("received", LargeBinary, nullable=False),
+    UniqueConstraint("run", "writer", "epoch", name="sessions_by_run"),
+)
+
+records = Table(
+    "records",
+    metadata,
+    _run(),
+    Column("type", Text, primary_key=True),
+    Column("at", BigInteger, primary_key=True),
+    Column("session", Id, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+params = Table(
+    "params",
+    metadata,
+    _run(),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    *_place(),
+    Column("conflicting", Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    _run(),
+    Column("key", Text, primary_key=True),
+    Column("value", Text),
+    *_place(),
+    Column("actor", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+# Only the beginning of a value: PostgreSQL takes no index entry over 2,704 bytes.
+Index("tags_by_value", tags.c.key, func.substr(tags.c.value, 1, 100), tags.c.run)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    _run(),
+    Column("session", Id, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("step", Double),
+    Column("metrics", Text),
+    Index("artifacts_by_digest", "digest"),
+)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("context", Text, nullable=False),
+    UniqueConstraint("name", "context", name="metrics_by_name"),
+)
+
+directions = Table(
+    "directions",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("experiment", Text, primary_key=True),
+    Column("metric", Id, primary_key=True),
+    Column("direction", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("run", Text, nullable=False),
+)
+
+summaries = Table(
+    "summaries",
+    metadata,
+    _run(),
+    Column("metric", Id, primary_key=True, autoincrement=False),
+    Column("last", Double),
+    Column("min", Double),
+    Column("max", Double),
+    Column("points", BigInteger, nullable=False),
+    Column("step", Text),
+    *_place(),
+    Column("direction", Text),
+    Column("rank", Double),
+    Index("summaries_by_rank", "metric", "rank", "run"),
+    sqlite_with_rowid=False,
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("run", Text, ForeignKey("runs.id"), nullable=False),
+    Column("session", Id, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("metrics", LargeBinary, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Index("chunks_by_run", "run", "id"),
+)
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("run", Text, ForeignKey("runs.id"), nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("axis", LargeBinary, nullable=False),
+    Index("blocks_by_run", "run", "id"),
+)
+
+columns = Table(
+    "columns",
+    metadata,
+    Column("block", Id, ForeignKey("blocks.id"), primary_key=True),
+    Column("metric", Id, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("act", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+)

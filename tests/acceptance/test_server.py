@@ -1,0 +1,478 @@
+"""`sexton serve` as a process: who gets in, what happens to bad requests, and that what it acknowledged stays."""
+
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+import zstandard
+from blake3 import blake3
+
+from sexton import errors
+from sexton.client import connect
+from sexton.client.remote import Remote
+from sexton.server.serve import serve
+from tests.batches import new_run, points, started
+from tests.serving import Server
+
+MSGPACK = {"content-type": "application/msgpack"}
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    with Server(f"file:{folder}", f"file:{folder}/blobs", folder / "log") as server:
+        yield server
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as http:
+        yield http
+
+
+def error_of(reply: httpx.Response) -> dict[str, object]:
+    """The error in a reply, which has the one shape."""
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    told = reply.json()
+    assert set(told) == {"error"}
+    assert set(told["error"]) == {"code", "message", "fields", "transient"}
+    error: dict[str, object] = told["error"]
+    return error
+
+
+# ------------------------------------------------------------------------------------------------------- who gets in
+
+
+ROUTES = [
+    ("GET", "/health"),
+    ("GET", "/api/v1/health"),
+    ("GET", "/api/v1/runs"),
+    ("GET", "/api/v1/runs/abc"),
+    ("GET", "/api/v1/changes?since=0"),
+    ("GET", "/schema/openapi.json"),
+    ("GET", "/schema/nothing"),
+    ("GET", "/nothing"),
+    ("HEAD", "/health"),
+    ("OPTIONS", "/api/v1/runs"),
+    ("POST", "/api/v1/ingest"),
+    ("POST", "/api/v1/runs/abc/tags"),
+    ("POST", "/api/v1/blobs/missing"),
+    ("PUT", "/api/v1/blobs/b3:00"),
+    ("DELETE", "/api/v1/runs/abc"),
+    ("PATCH", "/api/v1/runs/abc"),
+    ("POST", "/nothing"),
+    ("BREW", "/api/v1/runs"),
+]
+
+
+@pytest.mark.parametrize(("verb", "path"), ROUTES)
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "0.0.0.0", "[::2]", "["]
+)
+def test_a_name_that_is_not_ours_gets_nowhere(http: httpx.Client, verb: str, path: str, host: str) -> None:
+    reply = http.request(verb, path, headers={"host": host})
+    if reply.status_code == 400 and not reply.headers.get("content-type", "").startswith("application/json"):
+        return  # not even HTTP
+    assert reply.status_code == 403
+    if verb != "HEAD":
+        assert error_of(reply)["code"] == "foreign_origin"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:7766", "[::1]:80"])
+def test_our_own_names_get_in(http: httpx.Client, host: str) -> None:
+    assert http.get("/health", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(("verb", "path"), ROUTES)
+@pytest.mark.parametrize(
+    "origin",
+    ["null", "http://evil.example", "http://127.0.0.1", "http://127.0.0.1:1", "http://localhost:{port}", "", "//"],
+)
+def test_a_page_of_another_site_can_change_nothing(
+    server: Server, http: httpx.Client, verb: str, path: str, origin: str
+) -> None:
+    reply = http.request(verb, path, headers={"origin": origin.format(port=server.port)})
+    if verb in ("GET", "HEAD", "OPTIONS"):
+        assert reply.status_code in (200, 204, 404, 405)
+        assert "access-control-allow-origin" not in reply.headers
+    elif verb == "BREW":
+        assert reply.status_code in (400, 403)
+    else:
+        assert reply.status_code == 403
+        assert error_of(reply)["code"] == "foreign_origin"
+
+
+def test_our_own_page_may_change_things(server: Server, http: httpx.Client) -> None:
+    reply = http.post("/api/v1/blobs/missing", content=b"[]", headers=JSON | {"origin": server.url})
+    assert (reply.status_code, reply.json()) == (200, [])
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/ingest", "/api/v1/runs/abc/tags", "/api/v1/blobs/missing", "/api/v1/blobs/b3:0"]
+)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "",
+        "text/plain;application/json",
+    ],
+)
+def test_what_a_form_can_send_is_refused(http: httpx.Client, path: str, kind: str) -> None:
+    verb = "PUT" if path.endswith("b3:0") else "POST"
+    reply = http.request(verb, path, content=b"[]", headers={"content-type": kind} if kind else {})
+    assert reply.status_code in (413, 415)
+    assert error_of(reply)["code"] == "usage"
+
+
+def test_each_route_takes_its_own_type_of_body_alone(http: httpx.Client) -> None:
+    for verb, path, kind in [
+        ("POST", "/api/v1/ingest", "application/json"),
+        ("POST", "/api/v1/blobs/missing", "application/octet-stream"),
+        ("PUT", "/api/v1/blobs/b3:0", "application/msgpack"),
+    ]:
+        reply = http.request(verb, path, content=b"[]", headers={"content-type": kind})
+        assert (reply.status_code, error_of(reply)["code"]) == (415, "usage")
+
+
+def test_sockets_are_refused(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(
+            b"GET /api/v1/changes?since=0 HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+        )
+        assert b" 101 " not in connection.recv(4096)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.0.2.1"])
+def test_an_address_that_others_reach_is_refused(tmp_path: Path, host: str) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(errors.UnsafeBind):
+            serve(f"file:{tmp_path}", f"file:{tmp_path}/blobs", host=host, port=0)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------------- bad requests
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/schema/../../etc/passwd", 404, "not_found"),
+        ("GET", "/schema/%2e%2e%2fetc", 404, "not_found"),
+        ("DELETE", "/api/v1/runs", 405, "usage"),
+        ("GET", "/api/v1/ingest", 405, "usage"),
+        ("GET", "/api/v1/runs/nosuchrun000", 404, "run_not_found"),
+        ("GET", "/api/v1/runs?limit=0", 400, "usage"),
+        ("GET", "/api/v1/runs?limit=1001", 400, "usage"),
+        ("GET", "/api/v1/runs?limit=many", 400, "usage"),
+        ("GET", "/api/v1/runs?states=odd", 400, "usage"),
+        ("GET", "/api/v1/runs?experimnt=x", 400, "usage"),
+        ("GET", "/api/v1/runs/abc/series", 400, "usage"),
+        ("GET", "/api/v1/changes", 400, "usage"),
+        ("GET", "/api/v1/changes?since=99999999999999999999", 400, "usage"),
+        ("GET", "/api/v1/blobs/..%2f..%2fetc%2fpasswd", 404, "not_found"),
+        ("GET", "/api/v1/blobs/b3:zz", 400, "invalid_value"),
+        ("GET", "/api/v1/blobs/b3:" + "0" * 64, 404, "blob_not_found"),
+    ],
+)
+def test_every_refusal_has_the_one_shape(http: httpx.Client, verb: str, path: str, status: int, code: str) -> None:
+    reply = http.request(verb, path)
+    assert (reply.status_code, error_of(reply)["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"key": 1}',
+        b'{"key": "k", "value": "v", "more": 1}',
+        b'{"key": "\xff"}',
+        b"[" * 100_000,
+        b'{"key": "\\ud800"}',
+    ],
+)
+def test_a_body_that_is_not_understood_is_the_senders_fault(http: httpx.Client, body: bytes) -> None:
+    reply = http.post("/api/v1/runs/abc/tags", content=body, headers=JSON)
+    assert (reply.status_code, error_of(reply)["code"]) == (400, "usage")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xc1", b"[]", b"\x91", b"\x91\x80", b"\x80", b"\x91" * 100_000, b"\x91\xa1\xff"]
+)
+def test_batches_that_are_none_are_the_senders_fault(http: httpx.Client, body: bytes) -> None:
+    reply = http.post("/api/v1/ingest", content=body, headers=MSGPACK)
+    assert (reply.status_code, error_of(reply)["code"]) == (400, "usage")
+
+
+def endless(size: int) -> Iterator[bytes]:
+    for _ in range(size >> 20):
+        yield bytes(1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "size"),
+    [("/api/v1/ingest", MSGPACK, 66 << 20), ("/api/v1/blobs/missing", JSON, 11 << 20)],
+)
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_too_large_is_refused(
+    http: httpx.Client, path: str, headers: dict[str, str], size: int, announced: bool
+) -> None:
+    length = {"content-length": str(size)} if announced else {}
+    reply = http.post(path, content=endless(size), headers=headers | length)
+    assert (reply.status_code, error_of(reply)["code"]) == (413, "usage")
+
+
+def bombs() -> dict[str, tuple[bytes, int]]:
+    """Compressed bodies that are not what they should be, and the status they get."""
+    honest = zstandard.ZstdCompressor(level=19).compress(bytes(1 << 30))
+    hidden = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1 << 20))
+    lying = bytearray(zstandard.ZstdCompressor().compress(os.urandom(100_000)))
+    assert lying[4] & 0xC0 == 0x80  # the size is in 4 bytes
+    lying[5:9] = (50_000).to_bytes(4, "little")
+    whole = zstandard.ZstdCompressor().compress(b"\x90")
+    return {
+        "1 GiB of zeros": (honest, 413),
+        "hidden size": (hidden, 413),
+        "a lie": (bytes(lying), 400),
+        "cut": (zstandard.ZstdCompressor().compress(b"\x90" * 1000)[:-3], 400),
+        "two frames": (whole + whole, 400),
+        "no zstd": (b"\x90", 400),
+        "nothing": (b"", 400),
+    }
+
+
+@pytest.mark.parametrize("name", bombs())
+def test_a_compressed_body_can_not_grow_beyond_the_limit(http: httpx.Client, server: Server, name: str) -> None:
+    body, status = bombs()[name]
+    reply = http.post("/api/v1/ingest", content=body, headers=MSGPACK | {"content-encoding": "zstd"})
+    assert (reply.status_code, error_of(reply)["code"]) == (status, "usage")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{server.process.pid}/status").read_text())
+    assert peak is not None
+    assert int(peak[1]) < 600_000
+
+
+def test_another_encoding_is_refused(http: httpx.Client) -> None:
+    reply = http.post("/api/v1/ingest", content=b"\x90", headers=MSGPACK | {"content-encoding": "gzip"})
+    assert (reply.status_code, error_of(reply)["code"]) == (415, "usage")
+
+
+def test_acks_come_as_the_client_asked(http: httpx.Client) -> None:
+    body = msgspec.msgpack.encode([started(new_run(), "acks")])
+    assert http.post("/api/v1/ingest", content=body, headers=MSGPACK).json() == [{"new": 1}]
+    reply = http.post("/api/v1/ingest", content=body, headers=MSGPACK | {"accept": "application/msgpack"})
+    assert msgspec.msgpack.decode(reply.content) == [{"new": 0, "known": 1}]
+
+
+def test_bytes_are_never_served_as_a_page(http: httpx.Client) -> None:
+    page = b"<script>alert(1)</script>"
+    digest = "b3:" + blake3(page).hexdigest()
+    put = http.put(f"/api/v1/blobs/{digest}", content=page, headers={"content-type": "application/octet-stream"})
+    assert (put.status_code, put.content) == (204, b"")
+    reply = http.get(f"/api/v1/blobs/{digest}")
+    assert reply.content == page
+    assert reply.headers["content-type"] == "application/octet-stream"
+    assert reply.headers["content-disposition"] == "attachment"
+    assert reply.headers["content-security-policy"].startswith("sandbox")
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    assert reply.headers["content-length"] == str(len(page))
+
+
+def test_the_api_describes_itself_and_loads_nothing_from_elsewhere(http: httpx.Client) -> None:
+    schema = http.get("/schema/openapi.json").json()
+    assert {"/api/v1/runs", "/api/v1/runs/{run}", "/api/v1/blobs/{digest}", "/health"} <= schema["paths"].keys()
+    for page in ("swagger", "redoc", "elements", "rapidoc"):
+        assert http.get(f"/schema/{page}").status_code == 404
+
+
+def test_what_nobody_foresaw_is_told_by_an_id_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with Server(f"file:{tmp_path}/store", f"file:{tmp_path}/blobs", log) as server:
+        with sqlite3.connect(tmp_path / "store" / "sexton.db") as database:
+            database.execute("PRAGMA foreign_keys = OFF")
+            database.execute("DROP TABLE runs")
+        database.close()
+        reply = httpx.get(f"{server.url}/api/v1/runs", trust_env=False)
+        error = error_of(reply)
+        assert (reply.status_code, error["code"], error["transient"]) == (500, "internal", True)
+        assert "retry-after" in reply.headers
+        fields = error["fields"]
+        assert isinstance(fields, dict)
+        assert "no such table" not in reply.text
+        assert "Traceback" not in reply.text
+        logged = log.read_text()
+        assert f"failure {fields['id']}" in logged
+        assert "no such table" in logged
+        client = connect(server.url, blobs="")
+        with pytest.raises(errors.Internal):
+            client.ingest([started(new_run(), "x")])
+        client.close()
+        assert httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
+
+
+# ---------------------------------------------------------------------------------------------- crashes and good ends
+
+
+class Stream:
+    """Clients that send a stream of batches each, again and again until acknowledged, and remember what was."""
+
+    def __init__(self, url: str, clients: int = 4) -> None:
+        self.runs = [new_run() for _ in range(clients)]
+        self.acknowledged = dict.fromkeys(self.runs, 0)
+        self.unforeseen: list[BaseException] = []
+        self._url = url
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._send, args=(run,)) for run in self.runs]
+        self._progress = threading.Condition()
+
+    def _send(self, run: str) -> None:
+        client = Remote(self._url)
+        try:
+            while not self._stop.is_set():
+                number = self.acknowledged[run]
+                try:
+                    client.ingest([points(run, {"loss": [float(number)] * 3}, first=number * 3)])
+                except errors.Unavailable:
+                    continue
+                with self._progress:
+                    self.acknowledged[run] = number + 1
+                    self._progress.notify_all()
+        except BaseException as error:  # noqa: BLE001 - a thread of the test: told at its end
+            self.unforeseen.append(error)
+        finally:
+            client.close()
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def wait_for(self, more: int) -> None:
+        """Until each client has so many more batches acknowledged."""
+        with self._progress:
+            goal = {run: count + more for run, count in self.acknowledged.items()}
+            arrived = self._progress.wait_for(lambda: all(self.acknowledged[r] >= n for r, n in goal.items()), 60)
+        assert arrived, (self.acknowledged, self.unforeseen)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+        assert self.unforeseen == []
+
+
+def test_a_killed_server_keeps_all_it_acknowledged_and_nothing_twice(tmp_path: Path) -> None:
+    with Server(f"file:{tmp_path}/store", f"file:{tmp_path}/blobs", tmp_path / "log") as server:
+        stream = Stream(server.url)
+        stream.start()
+        for _ in range(4):
+            stream.wait_for(10)
+            server.kill()
+            server.start()
+        stream.wait_for(5)
+        stream.stop()
+        client = connect(server.url, blobs="")
+        for run, batches in stream.acknowledged.items():
+            series = client.series(run, "loss")
+            values = [float(number // 3) for number in range(series.count)]
+            assert series.values == values
+            assert batches * 3 <= series.count <= batches * 3 + 3  # one more may have been committed but not told
+        client.close()
+
+
+def test_a_server_that_is_told_to_stop_finishes_what_it_accepted(tmp_path: Path) -> None:
+    with Server(f"file:{tmp_path}/store", f"file:{tmp_path}/blobs", tmp_path / "log") as server:
+        run = new_run()
+        body = msgspec.msgpack.encode([points(run, {"loss": [1.0, 2.0]})])
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            fields = ["host: localhost", "content-type: application/msgpack", f"content-length: {len(body)}", "", ""]
+            head = "\r\n".join(["POST /api/v1/ingest HTTP/1.1", *fields])
+            connection.sendall(head.encode() + body[:10])
+            assert httpx.get(f"{server.url}/health", trust_env=False).status_code == 200  # it has read the head by now
+            server.process.send_signal(signal.SIGTERM)
+            refused = False
+            while not refused:  # it takes nobody new
+                try:
+                    socket.create_connection(("127.0.0.1", server.port), timeout=30).close()
+                except ConnectionError:
+                    refused = True
+            connection.sendall(body[10:])
+            reply = connection.recv(65536)
+        assert reply.startswith(b"HTTP/1.1 200 OK")
+        assert server.end() == 0
+        server.start()
+        client = connect(server.url, blobs="")
+        assert client.series(run, "loss").values == [1.0, 2.0]
+        client.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_ends_well_and_quietly(tmp_path: Path, number: signal.Signals) -> None:
+    log = tmp_path / "log"
+    with Server(f"file:{tmp_path}/store", f"file:{tmp_path}/blobs", log) as server:
+        assert server.stop(number) == 0
+    assert log.read_text() == ""
+
+
+def test_an_address_that_is_taken_says_what_to_do(tmp_path: Path, server: Server) -> None:
+    with pytest.raises(errors.UsageError, match="--port"):
+        _serve_once(tmp_path, server.port)
+
+
+def _serve_once(folder: Path, port: int) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        serve(f"file:{folder}", f"file:{folder}/blobs", port=port)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def test_many_clients_at_once_each_get_their_own_acks(server: Server) -> None:
+    def work(number: int) -> tuple[str, list[int]]:
+        client, run = Remote(server.url), new_run()
+        try:
+            sent = [
+                client.ingest([points(run, {"loss": [float(number)] * (place + 1)}, first=place * 100)])[0].new
+                for place in range(10)
+            ]
+            return run, sent
+        finally:
+            client.close()
+
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(work, range(16)))
+    client = connect(server.url, blobs="")
+    for number, (run, sent) in enumerate(results):
+        assert sent == list(range(1, 11))
+        assert set(client.series(run, "loss").values) == {float(number)}
+    client.close()
+
+
+def test_one_clients_bad_batch_is_his_alone(server: Server, http: httpx.Client) -> None:
+    run = new_run()
+    bad = points(run, {"loss": [1.0]})
+    bad.points[0].at = b""
+    reply = http.post("/api/v1/ingest", content=msgspec.msgpack.encode([bad]), headers=MSGPACK)
+    error = json.loads(reply.content)["error"]
+    assert (reply.status_code, error["code"], error["fields"]["run"]) == (400, "invalid_record", run)
