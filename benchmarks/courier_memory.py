@@ -22,6 +22,8 @@ def measure(folder: Path, seconds: float) -> dict[str, Any]:
             run.tell("timed", kind="float", metrics=METRICS, calls=10**9, seconds=seconds, pace=PACE)
         taken, used = _watch(_courier(folder), seconds)
         calls = sum(len(run.answer()) for run in live)
+        for run in live:
+            run.ask("close")
     return {
         "runs": RUNS,
         "metrics": METRICS,

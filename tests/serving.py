@@ -16,6 +16,7 @@ class Server:
     def __init__(self, store: str, blobs: str, log: Path) -> None:
         self.store, self.blobs, self.log = store, blobs, log
         self.port = 0
+        self.greeting = ""
 
     @property
     def url(self) -> str:
@@ -28,9 +29,9 @@ class Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         assert self.process.stdout is not None
-        line = self.process.stdout.readline().decode()
-        assert line.startswith("Sexton serves "), (line, self.log.read_text())
-        self.port = int(line.rpartition(":")[2])
+        self.greeting = self.process.stdout.readline().decode()
+        assert self.greeting.startswith("Sexton serves "), (self.greeting, self.log.read_text())
+        self.port = int(self.greeting.rpartition(":")[2])
         return self
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:

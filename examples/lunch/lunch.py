@@ -36,7 +36,7 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
         "eta0": [0.01, 1.0],
         "learning_rate": ["constant", "adaptive"],
     },
-    "mlp": {"hidden_layer_sizes": [[32], [64]], "learning_rate_init": [0.01, 0.1, 1e4], "solver": ["sgd"]},
+    "mlp": {"hidden_layer_sizes": [[32], [64]], "learning_rate_init": [1e4, 0.01, 0.1], "solver": ["sgd"]},
 }
 
 

@@ -111,17 +111,18 @@ class Local:
     def runs(self, which: RunFilter) -> Page:
         """See `Client`."""
         with self.database.read() as connection:
-            return runs.page(connection, which, clock.now())
+            return runs.page(connection, _clean(which), clock.now())
 
     def run(self, run: str) -> Detail:
         """See `Client`."""
         with self.database.read() as connection:
             return runs.detail(connection, runs.resolve(connection, run), clock.now())
 
-    def series(self, run: str, metric: str, points: int | None = None) -> Series:
+    def series(self, run: str, metric: str, points: int | None = None, context: str = "") -> Series:
         """See `Client`."""
         with self.database.read() as connection:
-            return series.read(connection, runs.resolve(connection, run), metric, points=points)
+            found = runs.resolve(connection, run)
+            return series.read(connection, found, clean_text(metric), clean_text(context), points)
 
     def console(self, run: str) -> ConsoleText:
         """See `Client`."""
@@ -162,6 +163,13 @@ def local_actor() -> str:
         return f"local:{pwd.getpwuid(user).pw_name}"
     except KeyError:  # a container may run as a user that it does not list
         return f"local:{user}"
+
+
+def _clean(which: RunFilter) -> RunFilter:
+    """The filter with names as they are stored, whatever was typed."""
+    named = {field: clean_name(name) for field in ("project", "experiment", "sweep") if (name := getattr(which, field))}
+    tags, sort = tuple(map(clean_text, which.tags)), clean_text(which.sort)
+    return msgspec.structs.replace(which, **named, tags=tags, sort=sort)
 
 
 def _patiently(act: Callable[[], T]) -> T:

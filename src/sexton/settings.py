@@ -4,7 +4,6 @@ The only reader of the environment. Everything else is handed a `Settings`.
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,6 +117,8 @@ def _file(cwd: Path) -> tuple[dict[str, Any], dict[str, str]]:
         path = folder / "sexton.toml"
         if not path.is_file():
             continue
+        import tomllib  # most folders have none, and `import sexton` does not wait for it
+
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sexton.cli import main
 from sexton.cli.artifacts import Fetch, Fetched, Files
 from sexton.cli.checkup import Checkup
 from sexton.cli.difference import Difference
@@ -223,7 +224,7 @@ def test_why_a_run_failed_is_on_its_sheet(home: Home) -> None:
         "lbfgs knows no l1",
         'File "',
         "solver  lbfgs",
-        "█▃▂",
+        "█▁▁",
         "100",
         "cores on average",
     ):
@@ -238,7 +239,7 @@ def test_the_console_of_a_run_can_be_read_whole_or_at_its_end(home: Home) -> Non
     assert home("show", run.id, "--console").stdout == printed
     shown = home("show", run.id).stdout
     assert "\x1b" not in shown
-    assert "line 49\n  last \n" in shown
+    assert "line 49\n  last\n" in shown
     assert "line 30\n" not in shown
     assert f"sexton show {run.id} --console" in shown
 
@@ -326,6 +327,26 @@ def test_a_damaged_store_is_no_defect_of_ours(home: Home) -> None:
     assert done.returncode == 6
     assert done.stderr.startswith("error: ")
     assert home("doctor").returncode == 1
+
+
+def test_a_home_that_is_no_folder(home: Home) -> None:
+    (home.folder / "file").touch()
+    nowhere = str(home.folder / "file")
+    done = home("ls", SEXTON_HOME=nowhere)
+    assert (done.returncode, done.stdout) in [(code, "") for code in (1, 4)]
+    assert nowhere in done.stderr
+    assert home("doctor", SEXTON_HOME=nowhere).returncode == 1
+    ran = home("run", "--", "sh", "-c", "echo out; exit 3", SEXTON_HOME=nowhere)
+    assert (ran.returncode, ran.stdout) == (3, "out\n")
+    assert "can not be opened" in ran.stderr
+
+
+def test_a_defect_is_told_as_one_with_the_way_to_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main._failed(ZeroDivisionError("by \x1b[2Jzero"), ["ls", "a b"]) == 70
+    assert capsys.readouterr().err == (
+        "error: ZeroDivisionError: by \\x1b[2Jzero\n"
+        "Nobody foresaw this. `sexton --debug ls 'a b'` shows where it happened.\n"
+    )
 
 
 def test_a_setting_that_makes_no_sense_is_a_misuse(home: Home) -> None:

@@ -68,17 +68,15 @@ def test_a_file_that_was_fetched_is_an_ordinary_file(home: Home) -> None:
 def test_nothing_is_written_outside_the_folder(home: Home) -> None:
     outside = home.folder / "precious"
     outside.write_text("precious")
-    names = ["../precious", "../../precious", str(outside), "a/../../precious2", "..", "C:\\x", "..\\..\\y", "ok"]
+    names = ["../precious", "../../precious", str(outside), "a/../../precious2", "C:\\x", "..\\..\\y", "ok"]
     run = _saved(home, *((name, f"evil {name}", None) for name in names))
-    before = _tree(home.folder)
     done = home("get", run, "-o", "here")
     assert done.returncode == 0, done.stderr
-    after = _tree(home.folder)
-    assert {path for path in after if path not in before and not path.startswith("home/")} == {
-        str(Path("work", "here", *path.split("/"))) for path in _tree(home.work / "here")
-    }
-    assert after["precious"] == "precious"
     assert sorted(_tree(home.work / "here").values()) == sorted(f"evil {name}" for name in names)
+    assert outside.read_text() == "precious"
+    assert sorted(path.name for path in home.work.iterdir()) == ["here"]
+    assert sorted(path.name for path in home.folder.iterdir()) == ["home", "precious", "work"]
+    assert not (home.folder.parent / "precious").exists()
 
 
 def test_a_link_in_the_folder_is_not_followed(home: Home) -> None:

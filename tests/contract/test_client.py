@@ -2,6 +2,7 @@
 
 import math
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -176,6 +177,30 @@ def test_params_come_back_as_they_were(client: Client, run: str) -> None:
     }
 
 
+def test_no_view_has_a_number_that_json_can_not_say(client: Client, run: str) -> None:
+    """JSON has no NaN: one that got into a body would arrive as nothing."""
+    facts_ = {"load": math.nan, "list": [math.inf, {"deep": -math.inf}], "big": 2**63}
+    said = [
+        facts.Captured(at=T0 + 1, section="m", facts=facts_),
+        facts.Artifact(at=T0 + 2, name="a", digest=DIGEST, size=1, step=math.nan, metrics={"acc": math.nan}),
+        facts.Artifact(at=T0 + 3, name="b", digest=DIGEST, size=1, step=math.inf, metrics={"acc": 0.5}),
+        facts.Usage(at=T0 + 4, method="x", cpu_seconds=math.nan, memory=1),
+        facts.Finished(at=T0 + 5, state="finished", cpu_seconds=1.5, cpu_method="wait4"),
+    ]
+    odd = points(run, {"loss": [math.nan, 1.0]}, first=10)
+    odd.points[0].step_kind, odd.points[0].steps = "float", struct.pack("<2d", math.nan, math.inf)
+    client.ingest([started(run, "json"), records(run, *said, first=1), odd])
+    views = [client.run(run), client.runs(RunFilter(experiment="json")), client.series(run, "loss"), client.changes(0)]
+    for view in views:
+        assert msgspec.json.decode(msgspec.json.encode(view), type=type(view)) == view
+    assert client.run(run).captured["m"] == {
+        "load": {"$float": "NaN"},
+        "list": [{"$float": "Infinity"}, {"deep": {"$float": "-Infinity"}}],
+        "big": {"$int": "9223372036854775808"},
+    }
+    assert [artifact.metrics["acc"] for artifact in client.run(run).artifacts] == ["NaN", 0.5]
+
+
 def test_names_that_a_url_could_misread_come_back(client: Client, run: str) -> None:
     names = ["a/b", "a b", "a%2Fb", "a?b=c&d", "a#b", "..", "ü☃", 'q"uote', "back\\slash", "+"]
     client.ingest([started(run, "names"), points(run, {name: [float(i)] for i, name in enumerate(names)})])
@@ -234,6 +259,19 @@ def test_a_list_that_can_not_be_made_is_refused(client: Client) -> None:
             client.runs(which)
 
 
+@pytest.mark.parametrize("text", ["a\x00b", "'; DROP TABLE runs; --", "%", "x" * 10_000 + "é", "\u202e"])
+def test_a_filter_for_what_is_nowhere_finds_nothing(client: Client, text: str) -> None:
+    for which in (
+        RunFilter(project=text),
+        RunFilter(experiment=text),
+        RunFilter(sweep=text),
+        RunFilter(tags=(text,)),
+        RunFilter(tags=(f"key={text}",)),
+    ):
+        assert client.runs(which).runs == []
+    assert client.runs(RunFilter(sort=f"metrics.{text}", limit=1)) is not None
+
+
 def test_a_run_answers_to_the_beginning_of_its_id(client: Client, run: str) -> None:
     client.ingest([started(run, "prefix")])
     assert client.run(run[:11]).run.id == run
@@ -260,9 +298,12 @@ def test_a_run_that_is_not_here_is_not_found(client: Client, text: str) -> None:
 
 def test_a_metric_that_is_not_here_is_not_found(client: Client, run: str) -> None:
     client.ingest([started(run, "metric")])
-    with pytest.raises(errors.MetricNotFound) as caught:
-        client.series(run, "a/b ü?")
-    assert caught.value.fields == {"run": run, "name": "a/b ü?"}
+    for name in ("a/b ü?", "{", '{"split":"val"}', "", "x" * 5_000):
+        with pytest.raises(errors.MetricNotFound) as caught:
+            client.series(run, name)
+        assert caught.value.fields == {"run": run, "name": name}
+    with pytest.raises(errors.MetricNotFound):
+        client.series(run, "a\x00b")
 
 
 def test_a_thinned_series_keeps_its_ends_and_its_spike(client: Client, run: str) -> None:
@@ -287,6 +328,25 @@ def test_the_console_is_what_was_printed(client: Client, run: str) -> None:
     assert console.skipped == 100
     assert console.text.startswith("grüße\n")
     assert console.text.endswith("\x1b[31mred\ufffd\n")
+
+
+def test_a_metric_may_have_a_context(client: Client, run: str) -> None:
+    both = points(run, {"acc": [0.1]})
+    both.points[0].keys = [("acc", '{"split":"val"}')]
+    client.ingest([started(run, "context"), both, points(run, {"acc": [0.9]}, first=5)])
+    assert set(client.run(run).run.metrics) == {"acc", 'acc{"split":"val"}'}
+    assert client.series(run, 'acc{"split":"val"}').values == [0.1]
+    assert client.series(run, "acc", context='{"split":"val"}').values == [0.1]
+    assert client.series(run, "acc").values == [0.9]
+
+
+def test_what_samples_saw_is_a_series_of_its_own(client: Client, run: str) -> None:
+    samples = [facts.Usage(at=T0 + second, method="psutil", memory=second * 100) for second in (1, 2, 3)]
+    client.ingest([started(run, "usage"), records(run, *samples, first=1)])
+    assert client.run(run).run.metrics == {}
+    assert client.series(run, "memory", context="usage").values == [100.0, 200.0, 300.0]
+    with pytest.raises(errors.MetricNotFound):
+        client.series(run, "memory")
 
 
 def test_who_follows_the_changes_sees_each(client: Client, run: str) -> None:
@@ -322,6 +382,16 @@ def test_notes_are_signed_and_kept_in_order(client: Client, run: str) -> None:
     notes = client.run(run).notes
     assert [note.text for note in notes] == ["first", "second *ü*\nline ?"]
     assert {note.actor for note in notes} == {client.health().actor}
+
+
+def test_text_that_a_database_might_not_take_is_kept_readable(client: Client, run: str) -> None:
+    client.ingest([started(run, "odd text", name="n\x00ame", user="\x00", task="a\x00")])
+    client.tag(run, "k\x00ey", "v\x00alue \ue000 😀")
+    client.note(run, "no\x00te \ue000 😀")
+    detail = client.run(run)
+    assert [key[0] for key in detail.run.tags] == ["k"]
+    assert all(value.endswith("alue \ue000 😀") for value in detail.run.tags.values())
+    assert detail.notes[0].text.endswith("te \ue000 😀")
 
 
 def test_a_finished_run_can_still_be_labelled(client: Client, run: str) -> None:

@@ -38,6 +38,7 @@ class Impostor:
         self._answer, self._greeting = answer, greeting
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.requests: list[bytes] = []
+        self.sent = 0
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -64,10 +65,15 @@ class Impostor:
             request += piece
         self.requests.append(request)
         greets = self._greeting is not None and b" /health " in request
-        connection.sendall(reply(self._greeting or b"", connection="close") if greets else self._answer)
+        self._send(connection, reply(self._greeting or b"", connection="close") if greets else self._answer)
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(65536):  # a client may still be sending; a reset would take the answer from it
             pass
+
+    def _send(self, connection: socket.socket, answer: bytes) -> None:
+        for start in range(0, len(answer), 1 << 20):
+            connection.sendall(answer[start : start + (1 << 20)])
+            self.sent += 1 << 20
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
@@ -209,6 +215,19 @@ def test_nobody_there_is_transient_and_says_where() -> None:
 def test_an_address_that_is_none_is_a_usage_error(url: str) -> None:
     with pytest.raises(errors.SextonError):
         connect(url, blobs="").health()
+
+
+def test_nobody_can_fill_the_memory(impostor: Callable[..., Client]) -> None:
+    client = impostor(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(100 << 20), greeting=None)
+    with pytest.raises(errors.Unavailable, match="longer than"):
+        client.health()
+    one: Impostor = impostor.made[0][0]  # type: ignore[attr-defined]  # see the fixture
+    assert one.sent < 50 << 20
+
+
+def test_a_question_that_no_url_can_hold_is_the_askers_fault(impostor: Callable[..., Client]) -> None:
+    with pytest.raises(errors.UsageError):
+        impostor(reply(b"{}")).runs(RunFilter(experiment="x" * 100_000))
 
 
 def test_a_token_goes_to_the_server_alone(impostor: Callable[..., Client]) -> None:

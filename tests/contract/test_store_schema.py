@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,7 @@ def test_a_store_of_a_newer_version_is_refused(store_url: str) -> None:
     with database.write("me") as tx:
         tx.connection.exec_driver_sql(f"UPDATE {upgrade.VERSION_TABLE} SET version_num = '9999'")
     database.close()
-    with pytest.raises(errors.StoreTooNew, match="9999.*Upgrade Sexton"):
+    with pytest.raises(errors.StoreTooNew, match=r"9999.*Upgrade Sexton"):
         open_database(store_url)
 
 
@@ -159,6 +160,19 @@ def test_a_database_of_something_else_is_left_alone(postgres_url: str) -> None:
     engine.dispose()
 
 
+NEXT = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.create_table("more", sa.Column("x", sa.Integer))
+"""
+
+
 def test_an_older_store_is_copied_then_brought_up_once(
     store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,8 +181,7 @@ def test_an_older_store_is_copied_then_brought_up_once(
     before.close()
     scripts = tmp_path / "migrations"
     shutil.copytree(upgrade.MIGRATIONS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    next_one = "revision = '0002'\ndown_revision = '0001'\n\n\ndef upgrade() -> None:\n    op.create_table('more', sa.Column('x', sa.Integer))\n"
-    (scripts / "versions" / "0002_more.py").write_text(f"import sqlalchemy as sa\nfrom alembic import op\n\n{next_one}")
+    (scripts / "versions" / "0002_more.py").write_text(NEXT)
     monkeypatch.setattr(upgrade, "MIGRATIONS", scripts)
     monkeypatch.setattr(upgrade, "HEAD", "0002")
 
@@ -195,21 +208,24 @@ def test_a_store_that_is_not_there_is_not_made_unasked(tmp_path: Path, postgres_
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="dropping privileges needs root")
-def test_a_folder_that_may_not_be_written_is_an_error_that_names_the_fix(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    program = f"""
-import os
-from sexton import errors
-from sexton.store.database import open_database
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
-try:
-    open_database("file:{tmp_path}/store")
-except errors.Denied as error:
-    print(error)
-"""
-    for folder in (tmp_path, *tmp_path.parents):
-        folder.chmod(folder.stat().st_mode | 0o055) if folder != Path("/") else None
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "can not be opened for writing" in done.stdout
-    assert "Make its folder writable for this user, or choose another store" in done.stdout
+@contextmanager
+def _forbidden(folder: Path) -> Iterator[None]:
+    """In the block, this process may not write to the folder."""
+    if os.geteuid() == 0:  # whom no mode keeps out
+        os.seteuid(65534)
+        yield
+        os.seteuid(0)
+    else:
+        folder.chmod(0o500)
+        yield
+        folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_may_not_be_written_is_an_error_that_names_the_fix(tmp_path: Path, there: bool) -> None:
+    if there:
+        open_database(f"file:{tmp_path}/store").close()
+    with _forbidden(tmp_path / "store" if there else tmp_path), pytest.raises(errors.Denied) as caught:
+        open_database(f"file:{tmp_path}/store")
+    assert "can not be opened for writing" in str(caught.value)
+    assert "Make its folder writable for this user, or choose another store" in str(caught.value)

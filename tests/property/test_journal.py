@@ -416,7 +416,7 @@ def test_a_record_that_no_frame_holds_is_told_and_counted(tmp_path: Path) -> Non
     assert writer.append(records.Note(text="x" * (segment.MAX_PAYLOAD - 100)))
     writer.close()
     assert writer.lost == 1
-    assert "64 MiB" in troubles[0]
+    assert "30 MiB" in troubles[0]
     kept = [records.decode(frame.payload[1:]) for frame in _frames(tmp_path)]
     assert [type(record).__name__ for record in kept] == ["Started", "Note", "Trouble"]
     assert kept[2] == records.Trouble(at=kept[2].at, kind="lost", count=1, reason=kept[2].reason)  # type: ignore[union-attr]

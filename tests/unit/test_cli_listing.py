@@ -28,6 +28,11 @@ def test_a_param_that_some_runs_lack_tells_them_apart() -> None:
     assert listing.varying_params(runs) == ["C"]
 
 
+def test_params_with_several_values_come_before_those_that_are_only_missing_somewhere() -> None:
+    runs = [_run(1, params={"a": 1, "z": 1, "y": 1}), _run(2, params={"a": 1, "z": 2}), _run(3, params={"y": 2})]
+    assert listing.varying_params(runs) == ["y", "z", "a"]
+
+
 def test_one_run_shows_all_its_params() -> None:
     assert listing.varying_params([_run(1, params={"b": 1, "a": 2})]) == ["a", "b"]
 

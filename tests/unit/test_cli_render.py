@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from sexton.cli.render import Column, Screen, Span, cell_width, fitting
+from sexton.cli.render import Column, Screen, Span, _cut, cell_width, fitting
 
 
 class Terminal(io.StringIO):
@@ -50,13 +50,21 @@ def test_no_line_is_wider_than_the_terminal(width: int, monkeypatch: pytest.Monk
 
 
 def test_what_matters_least_gives_way_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _table(COLUMNS, 37, monkeypatch)[1] == ["tags"]
-    assert _table(COLUMNS, 31, monkeypatch)[1] == ["loss", "tags"]
+    lines, left_out = _table(COLUMNS, 37, monkeypatch)
+    assert (lines[2], left_out) == ("b2  a name t…er long  0.25  grid", [])
+    assert _table(COLUMNS, 27, monkeypatch)[1] == ["tags"]
+    assert _table(COLUMNS, 21, monkeypatch)[1] == ["loss", "tags"]
 
 
 def test_a_column_that_must_stay_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     lines, _ = _table([Column("id", ["a1"]), Column("text", ["x" * 100], most=200)], 30, monkeypatch)
-    assert lines[1] == "a1  " + "x" * 25 + "…"
+    assert lines[1] == "a1  " + "x" * 13 + "…" + "x" * 12
+
+
+def test_a_cut_cell_keeps_its_end() -> None:
+    name = "resnet50-augmented-lr0.001-seed17"
+    assert _cut(name, 16).text == "resnet50…-seed17"
+    assert [_cut("大きさ" * 9, width).text for width in (1, 2, 5, 6)] == ["…", "…", "大…さ", "大…さ"]
 
 
 def test_wide_letters_stay_in_line(monkeypatch: pytest.MonkeyPatch) -> None:

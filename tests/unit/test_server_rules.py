@@ -13,7 +13,9 @@ ERRORS = Path(__file__).parents[2] / "docs" / "errors.md"
 
 
 def test_every_error_has_the_status_that_its_page_says() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|\s*(\S*?)\s*\| (\d+) \|\s*(\w*)\s*\|", ERRORS.read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(\w+)` \|\s*(\S*?)\s*\| (\d+) \|\s*(\w*)\s*\|", ERRORS.read_text(), re.MULTILINE
+    )
     told = {code: (name, parent.strip("`"), int(status), transient) for code, name, parent, status, transient in rows}
     known = {
         code: (

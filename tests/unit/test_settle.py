@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sexton.model.records import Finished, Role, Started
+from sexton.model.records import ASSUMED, Finished, Role, Started
 from sexton.model.runs import End, Session, Settled, State, settle, shown_state, verdict
 
 TIMES = st.integers(1, 6)  # few, so that sessions often begin and end in the same nanosecond
@@ -96,6 +96,15 @@ def test_the_time_of_a_run_is_from_its_first_session_to_its_end() -> None:
 def test_what_a_process_tells_outweighs_what_was_seen() -> None:
     assert _state(_session(1, told=(5, "failed"), seen=(6, "lost"))) == "failed"
     assert _state(_session(1, seen=(6, "killed"))) == "killed"
+
+
+def test_an_end_that_a_process_only_assumed_gives_way_to_a_bad_one_that_was_seen() -> None:
+    """A script that calls sys.exit(3) with an open run: it learns the end of its interpreter, and not the code."""
+    assumed = Finished(at=5, state="finished", cause=ASSUMED)
+    for seen, state in {"failed": "failed", "killed": "killed", "lost": "finished", "finished": "finished"}.items():
+        closed = Finished(at=6, state=seen, exit_code=3)  # type: ignore[arg-type]  # each is an end
+        settled = settle([Session("w", 0, Started(at=1), assumed, closed)])
+        assert (settled.state, settled.end == closed) == (state, state != "finished")
 
 
 def test_a_resumed_run_runs_again_and_its_last_owner_decides() -> None:

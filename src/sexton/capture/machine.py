@@ -179,12 +179,17 @@ class Watch:
 
     def exit_status(self) -> ExitStatus | None:
         """How it ended; None while it runs and where the kernel can't tell (Linux before 6.15, once it was reaped)."""
-        status = None if self._pidfd is None else _reaped_status(self._pidfd)
+        status = self._reaped_status()
         if status is None:
             with contextlib.suppress(OSError):
                 seen = _seen(self._process)
                 status = seen and seen.wait_status
+        if status is None:  # it may have been reaped between the two questions
+            status = self._reaped_status()
         return None if status is None else ExitStatus.of(status)
+
+    def _reaped_status(self) -> int | None:
+        return None if self._pidfd is None else _reaped_status(self._pidfd)
 
     def oom_killed(self) -> bool | None:
         """Whether the kernel killed somebody in its memory group since the watch began; None where nobody counts."""

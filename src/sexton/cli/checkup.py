@@ -127,10 +127,8 @@ def examine(url: str | None) -> Checkup:
 
 def sources(chosen: Settings, url: str | None) -> list[Setting]:
     """Each setting with where it came from. Secrets are not shown."""
-    file = next(
-        (f for f in (folder / "sexton.toml" for folder in (Path.cwd(), *Path.cwd().parents)) if f.is_file()), None
-    )
-    in_file = tomllib.loads(file.read_text()).keys() if file else ()
+    file = _settings_file()
+    in_file = tomllib.loads(file.read_text(encoding="utf-8")).keys() if file else ()
     found = []
     for field in msgspec.structs.fields(Settings):
         variable = f"SEXTON_{field.name.upper()}"
@@ -144,6 +142,15 @@ def sources(chosen: Settings, url: str | None) -> list[Setting]:
         shown = "(set)" if field.name == "token" and value else text.address(value) if field.name == "url" else value
         found.append(Setting(field.name, shown, source))
     return found
+
+
+def _settings_file() -> Path | None:
+    """The `sexton.toml` that is in force here."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # the working folder was removed
+        return None
+    return next((f for f in (folder / "sexton.toml" for folder in (here, *here.parents)) if f.is_file()), None)
 
 
 def _delivered(chosen: Settings) -> tuple[list[Backlog], list[Problem]]:
@@ -167,9 +174,8 @@ def _store(chosen: Settings) -> Store:
             took = clock.monotonic() - began
         finally:
             client.close()
-    except errors.SextonError as error:
-        unreachable = isinstance(error, errors.ServerUnreachable)
-        reason = f"{error.fields.get('reason')}." if unreachable else str(error)
+    except (errors.SextonError, OSError) as error:
+        reason = f"{error.fields.get('reason')}." if isinstance(error, errors.ServerUnreachable) else str(error)
         return Store(shown, reachable=False, reason=reason)
     return Store(
         shown,

@@ -1,6 +1,5 @@
 """`sexton run`: record any command. Prints only on stderr, and only before and after the command."""
 
-import shutil
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +11,10 @@ from sexton import clock, settings
 from sexton.cli.options import Experiment, Sweep, Url
 from sexton.cli.render import Span, say
 from sexton.cli.text import duration, plain
+from sexton.model.records import Finished
 from sexton.model.runs import signal_name
 
 _SCRIPTS = (".py", ".ipynb", ".sh", ".r", ".jl")
-_CANNOT_EXECUTE, _NOT_FOUND = 126, 127
 
 
 def run(
@@ -55,10 +54,12 @@ def run(
     began = clock.monotonic()
     code = recording.run()
     took = duration((clock.monotonic() - began) / clock.SECOND)
-    if code in (_CANNOT_EXECUTE, _NOT_FOUND) and shutil.which(argv[0]) is None:  # what a shell would say of it
-        say(f"sexton: {plain(argv[0])}: not found, or not executable; as in `sexton run -- python train.py`")
+    if recording.end and recording.end.cause == "command-not-found":
+        say(f"sexton: {plain(recording.end.message or argv[0])}; as in `sexton run -- python train.py`")
+    if recording.lost:
+        say(Span(f"sexton: {recording.lost} records of run {recording.id} are lost: the disk did not take them", "red"))
     if not quiet:
-        say(Span(f"sexton: run {recording.id} {ended(code)} after {took}", "dim" if code == 0 else "red"))
+        say(Span(f"sexton: run {recording.id} {ended(recording.end)} after {took}", "dim" if code == 0 else "red"))
     return code
 
 
@@ -78,8 +79,9 @@ def labels(words: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in (word.partition("=") for word in words)}
 
 
-def ended(code: int) -> str:
-    """How a command ended, as far as a shell's exit code tells."""
-    if code == 0:
+def ended(end: Finished | None) -> str:
+    """How a command ended: its state, and what the system told of it."""
+    if end is None or end.state == "finished":
         return "finished"
-    return f"ended with exit code {code}{f' ({signal_name(code - 128)})' if 128 < code < 193 else ''}"
+    told = f"exit code {end.exit_code}" if end.signal is None else signal_name(end.signal)
+    return f"{end.state} ({told})"

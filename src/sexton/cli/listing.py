@@ -115,13 +115,18 @@ def footer(page: Page, running: int, left_out: Sequence[str]) -> str:
 
 
 def varying_params(runs: Sequence[Run]) -> list[str]:
-    """The params that are not the same in all runs, those that most runs have first. One run has nothing to compare
-    with, so all of its params count."""
+    """The params that are not the same in all runs, those that most runs have first, those that are the same wherever
+    they are last. One run has nothing to compare with, so all of its params count."""
     shown = {name: [text.param(run.params[name]) for run in runs if name in run.params] for name in _names(runs)}
     varying = [
         name for name, values in shown.items() if len(runs) == 1 or len(set(values)) > 1 or len(values) < len(runs)
     ]
-    return sorted(varying, key=lambda name: (-len(shown[name]), max(map(len, shown[name])) > 16, name))
+
+    def importance(name: str) -> tuple[bool, int, bool, str]:
+        values = shown[name]
+        return len(set(values)) == 1, -len(values), max(map(len, values)) > 16, name
+
+    return sorted(varying, key=importance)
 
 
 def _names(runs: Sequence[Run]) -> set[str]:
@@ -154,7 +159,7 @@ def _field(name: str, runs: Sequence[Run], now: int, rank: int = 0, most: int = 
 
 def _param(name: str, runs: Sequence[Run], rank: int = 0, most: int = 40) -> Column:
     cells = [text.param(run.params[name]) if name in run.params else text.UNKNOWN for run in runs]
-    right = all(not isinstance(run.params.get(name), str) for run in runs)
+    right = all(isinstance(run.params[name], int | float) for run in runs if name in run.params)
     return Column(text.plain(name), cells, rank, right, most)
 
 

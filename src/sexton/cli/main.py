@@ -19,19 +19,19 @@ from sexton.cli import admin, artifacts, command, runs
 from sexton.cli.options import Command, Group
 from sexton.cli.text import plain, prose
 
+OTHER = 1
+DEFECT = 70
+INTERRUPTED = 130
+PIPE_CLOSED = 141
 EXIT_CODES: tuple[tuple[type[errors.SextonError], int], ...] = (
     (errors.UsageError, 2),
     (errors.NotFound, 3),
     (errors.Denied, 4),
     (errors.Unavailable, 5),
     (errors.IntegrityError, 6),
-    (errors.SextonError, 1),
+    (errors.SextonError, OTHER),
 )
 """`docs/cli.md` has the same table for people."""
-
-DEFECT = 70
-INTERRUPTED = 130
-PIPE_CLOSED = 141
 
 COMMANDS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "run": (
@@ -111,9 +111,10 @@ def _code_of(words: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _misused(error)
     except Exception as error:  # noqa: BLE001 - the boundary: whatever went wrong, a person gets a message and a code
-        if context is not None and context.obj:
+        debug = context is not None and bool(context.obj)
+        if debug:
             traceback.print_exception(error)
-        return _failed(error, words)
+        return _failed(error, None if debug else words)
 
 
 def _misused(error: typer.TyperException) -> int:
@@ -125,12 +126,17 @@ def _misused(error: typer.TyperException) -> int:
     return 2
 
 
-def _failed(error: Exception, words: Sequence[str]) -> int:
+def _failed(error: Exception, words: Sequence[str] | None) -> int:
+    """Tell what went wrong; `words` are the command line, where its traceback was not shown."""
     if isinstance(error, errors.SextonError):
         _tell(f"error: {prose(str(error))}")
         return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+    if isinstance(error, OSError):  # the machine's condition, and it says which file
+        _tell(f"error: {prose(str(error))}. `sexton doctor` says which folders are in use.")
+        return OTHER
     _tell(f"error: {type(error).__name__}: {prose(str(error))}")
-    _tell(f"Nobody foresaw this. `{plain(shlex.join(['sexton', '--debug', *words]))}` shows where it happened.")
+    if words is not None:
+        _tell(f"Nobody foresaw this. `{plain(shlex.join(['sexton', '--debug', *words]))}` shows where it happened.")
     return DEFECT
 
 

@@ -18,6 +18,9 @@ GAP = "  "
 ROOM = 10
 """The least width that a column is cut to rather than left out."""
 
+ESSENTIAL = 3
+"""Columns of this rank or lower are worth cutting names for."""
+
 
 class Span(NamedTuple):
     """Text in a style of Rich."""
@@ -77,8 +80,7 @@ class Screen:
         widths = [column_width(column, titles) for column in columns]
         shown = [*range(len(columns))]
         if self.width is not None:
-            shown = fitting(widths, [column.rank for column in columns], self.width - len(indent))
-            _squeeze(widths, shown, self.width - len(indent))
+            widths, shown = fitted(widths, columns, self.width - len(indent))
         if titles:
             heads = [Span(_cut(Span(columns[i].title), widths[i]).text, "bold") for i in shown]
             self._row(heads, [columns[i] for i in shown], [widths[i] for i in shown], indent)
@@ -95,6 +97,20 @@ class Screen:
             spans += [space, cell] if column.right else [cell, "" if last else space]
             spans += [] if last else [GAP]
         self.line(*spans)
+
+
+def fitted(widths: list[int], columns: Sequence[Column], width: int) -> tuple[list[int], list[int]]:
+    """The widths to use, and the columns to show. Long text is cut short where that makes room for what matters."""
+    ranks = [column.rank for column in columns]
+    shown = fitting(widths, ranks, width)
+    for cap in (16, 12):
+        if all(i in shown for i, rank in enumerate(ranks) if rank <= ESSENTIAL):
+            break
+        capped = zip(widths, columns, strict=True)
+        widths = [old if column.right or column.rank == 0 else min(old, cap) for old, column in capped]
+        shown = fitting(widths, ranks, width)
+    _squeeze(widths, shown, width)
+    return widths, shown
 
 
 def fitting(widths: Sequence[int], ranks: Sequence[int], width: int) -> list[int]:
@@ -136,12 +152,14 @@ def cell_width(text: str) -> int:
 
 
 def _cut(cell: Span | str, width: int, style: str = "") -> Span:
+    """At most `width` columns of a cell: its beginning and its end, by which names of runs differ."""
     text, own = (cell.text, cell.style) if isinstance(cell, Span) else (cell, style)
-    if cell_width(text) > width:
-        while cell_width(text) > width - 1:
-            text = text[: min(len(text) - 1, width)]
-        text += "…"
-    return Span(text, own)
+    if cell_width(text) <= width:
+        return Span(text, own)
+    head, tail = text[: width // 2], text[len(text) - (width - 1) // 2 :]
+    while cell_width(head) + cell_width(tail) > width - 1:
+        head, tail = (head[:-1], tail) if cell_width(head) > cell_width(tail) else (head, tail[1:])
+    return Span(f"{head}…{tail}", own)
 
 
 def _coloured(stream: TextIO) -> "Console | None":

@@ -162,10 +162,10 @@ def _print_metrics(screen: Screen, client: "Client", run: Run) -> None:
         Column("course", _courses(client, run.id, shown), rank=1, style="cyan"),
         Column("last", numbers("last"), right=True),
         *([Column("best", numbers("best"), right=True, style="bold")] if directed else []),
-        Column("min", numbers("min"), rank=2, right=True),
-        Column("max", numbers("max"), rank=2, right=True),
-        Column("points", [f"{summary.count:,}" for summary in shown.values()], rank=3, right=True),
-        Column("step", numbers("step"), rank=4, right=True),
+        Column("min", numbers("min"), rank=4, right=True),
+        Column("max", numbers("max"), rank=4, right=True),
+        Column("points", [f"{summary.count:,}" for summary in shown.values()], rank=5, right=True),
+        Column("step", numbers("step"), rank=6, right=True),
     ]
     screen.table(columns, indent=GAP)
     if len(names) > METRICS:

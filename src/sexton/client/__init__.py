@@ -53,8 +53,9 @@ class Client(Protocol):
     def run(self, run: str) -> Detail:
         """All of one run that is not a series."""
 
-    def series(self, run: str, metric: str, points: int | None = None) -> Series:
-        """The points of one metric, at most about `points` of them. Raises `MetricNotFound`."""
+    def series(self, run: str, metric: str, points: int | None = None, context: str = "") -> Series:
+        """The points of one metric, at most about `points` of them. The context may also be a part of the name, as in
+        the keys of `Run.metrics`; what usage samples say is in the context `usage`. Raises `MetricNotFound`."""
 
     def console(self, run: str) -> ConsoleText:
         """What the run's command printed."""

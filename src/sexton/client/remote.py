@@ -110,9 +110,12 @@ class Remote:
         """See `Client`."""
         return self._get(_of(run), Detail)
 
-    def series(self, run: str, metric: str, points: int | None = None) -> Series:
+    def series(self, run: str, metric: str, points: int | None = None, context: str = "") -> Series:
         """See `Client`."""
-        return self._get(_of(run, "series"), Series, metric=metric, **({"points": points} if points else {}))
+        said = {"metric": metric, "points": points, "context": context}
+        return self._get(
+            _of(run, "series"), Series, **{name: value for name, value in said.items() if value is not None}
+        )
 
     def console(self, run: str) -> ConsoleText:
         """See `Client`."""
@@ -175,7 +178,9 @@ class Remote:
                 if "content-encoding" in response.headers:  # never asked for, and a few bytes could become very many
                     raise self._foreign("its reply is compressed")
                 yield response
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        except httpx.InvalidURL as error:
+            raise errors.UsageError(reason=f"this can not be asked of a server: {error}") from None
+        except (httpx.HTTPError, httpx.StreamError) as error:
             raise errors.ServerUnreachable(url=self.url, reason=str(error) or type(error).__name__) from error
 
     def _body(self, response: httpx.Response, limit: int) -> bytes:

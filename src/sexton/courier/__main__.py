@@ -3,6 +3,11 @@
 import fcntl
 import sys
 from pathlib import Path
+from typing import BinaryIO
+
+from sexton import clock
+
+_TRIES = 5
 
 
 def main(argv: list[str]) -> int:
@@ -10,9 +15,7 @@ def main(argv: list[str]) -> int:
     spool = Path(argv[0])
     flags = dict(flag.removeprefix("--").split("=", 1) for flag in argv[1:])
     with (spool / "courier.lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(lock):
             return 0
         from sexton.courier.rounds import Courier
 
@@ -21,11 +24,22 @@ def main(argv: list[str]) -> int:
             fcntl.flock(lock, fcntl.LOCK_UN)
             if not courier.wanted():
                 return 0
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _taken(lock):
                 return 0
     return 0
+
+
+def _taken(lock: BinaryIO) -> bool:
+    """Whether the lock is ours now. Tried more than once: who only looks whether there is a courier holds it too, for a
+    moment, and must not be taken for one."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            clock.sleep(0.02)
+        else:
+            return True
+    return False
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ after the cursor. Killed between any two of these, the same is sent again and ha
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,19 +17,21 @@ from sexton.journal import reader
 from sexton.journal.journal import identity_of
 from sexton.journal.reader import EpochReader, Piece, Progress
 from sexton.model import records
-from sexton.model.records import Artifact, Batch, Finished, Saved, Started, Trouble
+from sexton.model.records import ASSUMED, Artifact, Batch, Finished, Saved, Started, Trouble
 
 PutBlob = Callable[[str, Path], None]
 """Stores a file under its digest, unless the store has it."""
 
 
 class Parcel(msgspec.Struct):
-    """A batch, and what its acknowledgement means for the journal."""
+    """A batch, and what its acknowledgement means for the journal: how far its epoch was delivered, which files are no
+    longer needed, and which sessions an observer has closed."""
 
     epoch: int
     batch: Batch
     progress: Progress
     files: list[Path]
+    closed: list[int]
 
 
 class Delivery:
@@ -72,6 +74,8 @@ class Delivery:
         """The store has committed these: move the cursor, then remove what is behind it."""
         for parcel in parcels:
             self.cursor.epochs[parcel.epoch] = parcel.progress
+        for epoch in (epoch for parcel in parcels for epoch in parcel.closed):
+            self._mark_ended(epoch)
         self.cursor.save(self.folder)
         for parcel in parcels:
             EpochReader(self.folder, parcel.epoch, parcel.progress.position).drop_read()
@@ -80,9 +84,35 @@ class Delivery:
 
     def end(self, epoch: int) -> None:
         """Remember that a session is over, so that nobody asks for its process again."""
+        self._mark_ended(epoch)
+        self.cursor.save(self.folder)
+
+    def _mark_ended(self, epoch: int) -> None:
         progress = self.progress(epoch)
         self.cursor.epochs[epoch] = Progress(progress.position, progress.started, ended=True)
-        self.cursor.save(self.folder)
+
+    def told_end(self, epoch: int) -> bool:
+        """Whether what is not acknowledged yet tells the end of a session, by somebody who knew it: the session itself,
+        or an observer before this one, whose courier was killed before it could remember."""
+        return any(
+            isinstance(record, Finished)
+            and (each if record.epoch is None else record.epoch) == epoch
+            and record.cause != ASSUMED
+            for each in self.epochs()
+            for record in self.unread(each)
+        )
+
+    def silent_since(self, epoch: int) -> int:
+        """When the last bytes of an epoch were written, UTC ns."""
+        times = (path.stat().st_mtime_ns for path in self.folder.glob(f"{epoch:06}.*.seg"))
+        return max(times, default=0)
+
+    @property
+    def behind(self) -> bool:
+        """Whether so much waits that the next turn should come at once."""
+        folder = self.folder
+        waiting = (EpochReader(folder, epoch, self.progress(epoch).position) for epoch in reader.epochs(folder))
+        return any(one.pending > reader.READ_BYTES // 4 for one in waiting)
 
     @property
     def drained(self) -> bool:
@@ -96,13 +126,16 @@ class Delivery:
         before = self.progress(epoch)
         after = Progress(piece.after, before.started, before.ended)
         files: list[Path] = []
+        closed: list[int] = []
 
         def exchange(body: bytes) -> bytes:
             record = records.decode(body)
             if isinstance(record, Started):
                 after.started = record
             elif isinstance(record, Finished) and record.epoch is None:
-                after.ended = True
+                after.ended = record.cause != ASSUMED  # else its process is watched to its end
+            elif isinstance(record, Finished) and record.epoch is not None:
+                closed.append(record.epoch)
             elif isinstance(record, Saved):
                 file = self.folder / "files" / Path(record.file).name
                 files.append(file)
@@ -110,7 +143,7 @@ class Delivery:
             return body
 
         made = batch(self.identity.run, self.identity.writer, epoch, piece, exchange)
-        return Parcel(epoch, made, after, files)
+        return Parcel(epoch, made, after, files, closed)
 
 
 def _kept(saved: Saved, file: Path, put_blob: PutBlob) -> records.Record:
@@ -132,21 +165,24 @@ def _kept(saved: Saved, file: Path, put_blob: PutBlob) -> records.Record:
 
 
 def tidy(spool: Path) -> None:
-    """Remove what a courier that was killed while discarding left."""
-    for gone in spool.glob(".*.delivered"):
-        shutil.rmtree(gone, ignore_errors=True)
+    """Finish what a courier that was killed while discarding had begun."""
+    for leaving in spool.glob(".*.leaving"):
+        with contextlib.suppress(OSError):  # its run has begun a new journal: later
+            leaving.rename(leaving.with_name(leaving.name[1 : -len(".leaving")]))
+    for delivered in spool.glob(".*.delivered"):
+        shutil.rmtree(delivered, ignore_errors=True)
 
 
-def discard(folder: Path) -> None:
-    """Remove a journal that was delivered to the end; one that somebody has just begun to write again stays.
+def discard(folder: Path, seen: Collection[int]) -> None:
+    """Remove a journal whose sessions, `seen`, are over and delivered; one that has others by now stays.
 
     The folder is renamed first: a process that opens the journal now finds none and begins a new one.
     """
-    seen = reader.epochs(folder)
-    gone = folder.with_name(f".{folder.name}.delivered")
+    leaving, delivered = (folder.with_name(f".{folder.name}.{word}") for word in ("leaving", "delivered"))
     with contextlib.suppress(OSError):
-        folder.rename(gone)
-        if reader.epochs(gone) == seen:
-            shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(leaving)
+        if set(reader.epochs(leaving)) <= set(seen):
+            leaving.rename(delivered)
+            shutil.rmtree(delivered, ignore_errors=True)
         else:
-            gone.rename(folder)
+            leaving.rename(folder)

@@ -4,11 +4,13 @@ One journal or one store that fails never holds up another. A store that does no
 then less often, up to once a minute, for as long as it takes: the records wait on disk. A wake-up hurries it.
 """
 
+import contextlib
 import os
 import select
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from sexton.courier import start
 from sexton.courier.delivery import Delivery, Parcel, discard, tidy
 from sexton.courier.watch import Vigil
 from sexton.journal import reader
+from sexton.model.records import Batch
 
 PAUSE_SECONDS = 0.5  # also how long records gather, so that a request carries more than one call's worth
 MAX_PAUSE_SECONDS = 60.0
@@ -46,8 +49,24 @@ class Destination:
 
     def put_blob(self, digest: str, path: Path) -> None:
         """Store a file unless the store has its bytes."""
-        if self.client.missing([digest]):
-            self.client.put_blob(digest, path)
+        with self._asked():
+            if self.client.missing([digest]):
+                self.client.put_blob(digest, path)
+
+    def ingest(self, batches: list[Batch]) -> None:
+        """Store batches; on return they are durable there."""
+        with self._asked():
+            self.client.ingest(batches)
+
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        """What the system refuses while the store is asked is the store's trouble, and not that of a journal."""
+        try:
+            yield
+        except errors.SextonError:
+            raise
+        except OSError as error:
+            raise errors.Unavailable(what=f"The store {self.url}", reason=str(error)) from error
 
     def failed(self, error: Exception) -> None:
         """Note a failure and when to try again."""
@@ -90,12 +109,13 @@ class Courier:
         self._stuck: dict[Path, Stuck] = {}
         self._destinations: dict[tuple[str, str], Destination] = {}
         self._rounds = start.rounds(spool)
+        self._behind = False  # whether there is more to deliver than a journal's turn in a round
         self._told: bytes = b""
         self._stopping = False
 
     def wanted(self) -> bool:
         """Whether there is a journal to look after."""
-        return not self._stopping and bool(reader.runs(self._spool))
+        return not self._stopping and any(folder not in self._stuck for folder in reader.runs(self._spool))
 
     def serve(self) -> bool:
         """Make rounds until there has been nothing to do for the linger time (True) or a signal says stop (False)."""
@@ -105,11 +125,13 @@ class Courier:
         fifo = self._open_fifo()
         idle_until = clock.Deadline(self._linger)
         try:
-            while not (self._stopping or idle_until.passed):
+            while not self._stopping:
                 if self._round():
                     idle_until = clock.Deadline(self._linger)
+                elif idle_until.passed:
+                    break
                 self._report()
-                if _paused(fifo, PAUSE_SECONDS):
+                if _paused(fifo, 0 if self._behind else PAUSE_SECONDS):
                     self._hurry()
         finally:
             (self._spool / "wake").unlink(missing_ok=True)
@@ -121,8 +143,10 @@ class Courier:
 
     def _round(self) -> bool:
         """One look at everything. True while there is a journal that is not finished with."""
-        if (self._spool / "courier.log").stat().st_size > LOG_BYTES:
-            os.truncate(self._spool / "courier.log", 0)
+        self._behind = False
+        with contextlib.suppress(OSError):
+            if (self._spool / "courier.log").stat().st_size > LOG_BYTES:
+                os.truncate(self._spool / "courier.log", 0)
         for folder in reader.runs(self._spool):
             if folder in self._stuck and clock.monotonic() < self._stuck[folder].try_again:
                 continue
@@ -132,7 +156,7 @@ class Courier:
             except Exception as error:  # noqa: BLE001 - the courier's loop: one bad journal must not stop the others
                 self._note_stuck(folder, error)
         self._rounds += 1
-        (self._spool / "round").write_text(str(self._rounds))
+        self._note("round", b"%d" % self._rounds)
         return bool(self._journals)
 
     def _tend(self, folder: Path) -> None:
@@ -140,15 +164,17 @@ class Courier:
             delivery = Delivery(folder)
             self._journals[folder] = delivery, Vigil(delivery, self._sample)
         delivery, vigil = self._journals[folder]
+        sessions = delivery.epochs()  # asked first: a process that opens the journal from here on keeps it
         alive = vigil.look()
         arrived = self._deliver(delivery)
         if arrived and not alive and vigil.over and delivery.drained:
             vigil.stop()
             del self._journals[folder]
-            discard(folder)
+            discard(folder, {*sessions, *vigil.epochs})
 
     def _deliver(self, delivery: Delivery) -> bool:
-        """Send what the journal holds. False where its store does not take it now."""
+        """Send the next of what the journal holds: not more, or a busy run would keep the others waiting. False where
+        its store does not take it now."""
         key = (delivery.identity.url, delivery.identity.blobs)
         if key not in self._destinations:
             self._destinations[key] = Destination(*key, self._token)
@@ -156,24 +182,25 @@ class Courier:
         if clock.monotonic() < destination.try_again:
             return False
         try:
-            while parcels := list(delivery.parcels(destination.put_blob)):
-                self._send(destination, delivery, parcels)
-        except (errors.Unavailable, errors.Denied, errors.IntegrityError, OSError) as error:
+            self._send(destination, delivery, list(delivery.parcels(destination.put_blob)))
+        except (errors.Unavailable, errors.Denied, errors.StoreTooNew, errors.WrongVersion) as error:
             destination.failed(error)
             return False
         if destination.failures:
             destination.answered()
+        self._behind |= delivery.behind
         return True
 
     def _send(self, destination: Destination, delivery: Delivery, parcels: list[Parcel]) -> None:
         for first in range(0, len(parcels), REQUEST_PARCELS):
             part = parcels[first : first + REQUEST_PARCELS]
-            destination.client.ingest([parcel.batch for parcel in part])
+            destination.ingest([parcel.batch for parcel in part])
             delivery.acknowledge(part)
 
     def _note_stuck(self, folder: Path, error: Exception) -> None:
         if not folder.exists():  # removed under us; whatever it held is somebody else's decision
-            self._journals.pop(folder, None)
+            if folder in self._journals:
+                self._journals.pop(folder)[1].stop()
             return
         reason = str(error) if isinstance(error, errors.SextonError) else f"{type(error).__name__}: {error}"
         if folder not in self._stuck or self._stuck[folder].reason != reason:
@@ -192,11 +219,18 @@ class Courier:
             "stuck": {folder.name: stuck.reason for folder, stuck in self._stuck.items()},
         }
         told = msgspec.json.encode(state)
-        if told != self._told:
+        if told != self._told and self._note("courier.json", told):
             self._told = told
-            draft = self._spool / ".courier.json"
-            draft.write_bytes(told)
-            draft.replace(self._spool / "courier.json")
+
+    def _note(self, name: str, data: bytes) -> bool:
+        """Replace a small file of the spool. A full disk must not end the courier, who may be what frees it."""
+        try:
+            draft = self._spool / f".{name}"
+            draft.write_bytes(data)
+            draft.replace(self._spool / name)
+        except OSError:
+            return False
+        return True
 
     def _open_fifo(self) -> int:
         path = self._spool / "wake"

@@ -35,7 +35,7 @@ def is_running(spool: Path) -> bool:
     try:
         with (spool / "courier.lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except BlockingIOError:
         return True
@@ -67,23 +67,23 @@ def ensure(settings: Settings, hurry: bool = True) -> None:
 
 
 def drain(settings: Settings, seconds: float) -> list[reader.Backlog]:
-    """Have the courier deliver what is in the spool, and wait for it; what is left after `seconds`.
+    """Have the courier deliver what is in the spool now, and wait for it; the journals of which some is left after
+    `seconds`.
 
-    Waits for two rounds, so that whatever was written or had died before the call is in the store after it.
+    Waits for two rounds, so that whatever was written or had died before the call is in the store after it; not for
+    what a run that goes on writes meanwhile.
     """
     spool = settings.spool
-    if not reader.runs(spool):
-        return []
+    goals = {folder: reader.ends(folder) for folder in reader.runs(spool)}
     deadline = clock.Deadline(seconds)
-    goal = rounds(spool) + 2
-    while not deadline.passed:
+    round_ = rounds(spool) + 2
+    while goals and not deadline.passed:
         ensure(settings)
-        if rounds(spool) >= goal and not reader.backlog(spool):
-            return []
+        if rounds(spool) >= round_:
+            goals = {folder: goal for folder, goal in goals.items() if not reader.reached(folder, goal)}
         clock.sleep(0.02)
-        if not reader.runs(spool):
-            return []
-    return reader.backlog(spool)
+    left = {folder.name for folder in goals}
+    return [one for one in reader.backlog(spool) if one.run in left] if left else []
 
 
 def rounds(spool: Path) -> int:

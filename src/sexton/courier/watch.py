@@ -13,7 +13,7 @@ from sexton.capture.cgroup import Cgroup
 from sexton.courier.delivery import Delivery
 from sexton.journal.journal import Writer
 from sexton.model.records import Finished, Heartbeat, Process, Started, Usage
-from sexton.model.runs import signal_name, verdict
+from sexton.model.runs import LOST_AFTER_SECONDS, signal_name, verdict
 
 
 class Vigil:
@@ -33,26 +33,33 @@ class Vigil:
         alive = False
         for epoch in self._delivery.epochs():
             progress = self._delivery.progress(epoch)
-            if progress.ended or (self._writer is not None and epoch == self._writer.epoch):
+            if progress.ended or epoch in self.epochs:
                 continue
             started = progress.started or self._first_record(epoch)
-            if started is None or started.process is None:
-                continue
-            lives = machine.is_alive(started.process)
-            if lives:
+            process = started.process if started else None
+            lives = machine.is_alive(process) if process else None
+            if started and started.role == "observer" and process == machine.this_process():
+                lives = False  # this courier's own, from before it had nothing to do for a while
+            if started and started.role == "observer":
+                self._delivery.end(epoch)  # of a courier before this one: it has nothing more to say
+            elif started and process and lives:
                 alive = True
-                self._attend(epoch, started, started.process)
-            elif lives is False:
-                self._close(epoch, started, started.process)
+                self._attend(epoch, started, process)
+            elif started and process and lives is False:
+                self._close(epoch, started, process)
+            elif clock.now() - self._delivery.silent_since(epoch) > LOST_AFTER_SECONDS * clock.SECOND:
+                self._delivery.end(epoch)  # nobody knows its process; should it speak again, it is heard
         return alive
+
+    @property
+    def epochs(self) -> set[int]:
+        """The session of the observer itself, where it has said anything."""
+        return {self._writer.epoch} if self._writer is not None else set()
 
     @property
     def over(self) -> bool:
         """Whether no session can have anything more to say."""
-        return all(
-            self._delivery.progress(epoch).ended or (self._writer is not None and epoch == self._writer.epoch)
-            for epoch in self._delivery.epochs()
-        )
+        return all(self._delivery.progress(epoch).ended or epoch in self.epochs for epoch in self._delivery.epochs())
 
     def stop(self) -> None:
         """Let go of what is open."""
@@ -93,9 +100,9 @@ class Vigil:
 
     def _close(self, epoch: int, started: Started, process: Process) -> None:
         """The process is dead. If it did not say how it ended, say what can be known."""
-        told = any(isinstance(r, Finished) and r.epoch is None for r in self._delivery.unread(epoch))
-        if not told and started.role != "observer":
-            self._journal().append(self._seen_end(epoch, process))
+        told = self._delivery.told_end(epoch)
+        if not told and not self._journal().append(self._seen_end(epoch, process)):
+            return  # the disk is full: the next look tries again
         self._delivery.end(epoch)
         if started.cgroup:  # a recorder that was killed could not remove it
             Cgroup(Path(started.cgroup)).remove()

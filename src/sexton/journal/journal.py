@@ -211,7 +211,8 @@ class Writer:
         """
         size = len(data)
         if size > segment.MAX_FRAME:
-            return self._failed(None, f"a record of {size >> 20} MiB is longer than it can hold")
+            limit = segment.MAX_PAYLOAD >> 20
+            return self._failed(None, f"a record of {size >> 20} MiB is longer than the {limit} MiB that one may have")
         while self.sequence != sequence:  # a signal handler that interrupted us has logged meanwhile
             sequence = self.sequence
             data = segment.renumbered(data, sequence)
@@ -350,7 +351,7 @@ def _row(
     elif hasattr(step, "__index__"):  # int, and numpy's
         kind, exact = segment.INT_STEP, step.__index__()
     else:
-        kind, exact = segment.FLOAT_STEP, float(step)
+        kind, exact = segment.FLOAT_STEP, step.__float__()  # which text has not, though float() reads it
         if not math.isfinite(exact):
             raise ValueError(f"{exact} is not a step")
     kind |= segment.ROW | (0 if time is None else segment.TIMED)

@@ -90,6 +90,23 @@ def backlog(spool: Path) -> list[Backlog]:
     return found
 
 
+def ends(folder: Path) -> dict[int, Position]:
+    """By epoch: where its last segment ends now."""
+    found: dict[int, Position] = {}
+    for path in sorted(folder.glob("[0-9]*.[0-9]*.seg")):
+        found[int(path.name[:6])] = Position(int(path.name[7:13]), _size(path))
+    return found
+
+
+def reached(folder: Path, goal: dict[int, Position]) -> bool:
+    """Whether the store has acknowledged what was there when `goal` was taken by `ends`."""
+    cursor = Cursor.load(folder)
+    if not (folder / "journal.json").exists():  # delivered to the end, and removed
+        return True
+    at = {epoch: cursor.epochs.get(epoch, Progress()).position for epoch in goal}
+    return all((at[epoch].segment, at[epoch].offset) >= (end.segment, end.offset) for epoch, end in goal.items())
+
+
 class Piece(msgspec.Struct):
     """Frames read from one epoch: of one segment, hence of one set of shapes."""
 
@@ -118,13 +135,14 @@ class EpochReader:
 
         Raises `IntegrityError` for a segment of another format, `OSError`.
         """
+        asked = limit
         while True:
             later = self._later()  # asked first: what is written after the answer is not passed over
             head, data = self._bytes(limit)
             goes_on = len(data) == limit and limit < 2 * segment.MAX_PAYLOAD
             found = list(segment.scan(data, goes_on=goes_on))
             if found:
-                piece = self._piece(found)
+                piece = self._piece([f for number, f in enumerate(found) if number == 0 or f.end <= asked])
                 if piece.frames:
                     return piece
             elif goes_on:

@@ -20,7 +20,7 @@ MAGIC = b"SXJRNL1\n"
 HEAD = struct.Struct("<2sII")
 FRAME = b"SX"
 CRC_SIZE = 4
-MAX_PAYLOAD = 64 << 20
+MAX_PAYLOAD = 30 << 20  # with its names a row is twice as long in a batch, of which a server takes 64 MiB
 MAX_FRAME = HEAD.size + MAX_PAYLOAD + CRC_SIZE
 
 RECORD, SHAPE, ROW = 1, 2, 16

@@ -115,7 +115,7 @@ class Saved(Record):
     file: str
     name: str
     kind: str = "file"
-    step: float | None = None
+    step: int | float | None = None
     metrics: dict[str, float] = {}
 
 
@@ -126,7 +126,7 @@ class Artifact(Record):
     digest: str
     size: int
     kind: str = "file"
-    step: float | None = None
+    step: int | float | None = None
     metrics: dict[str, float] = {}
 
 
@@ -168,7 +168,7 @@ class Finished(Record):
     state: Literal["finished", "failed", "killed", "lost"]
     epoch: int | None = None
     cause: str = ""
-    """exit exception signal oom reboot vanished command-not-found user ..."""
+    """exit exception interrupt signal oom reboot vanished command-not-found ..., or `ASSUMED`"""
     exit_code: int | None = None
     signal: int | None = None
     message: str | None = None
@@ -177,6 +177,11 @@ class Finished(Record):
     cpu_method: str | None = None
     cpu_coverage: str | None = None
     max_rss: int | None = None
+
+
+ASSUMED = "end-of-program"
+"""Cause of an end that a session told when its interpreter ended without an exception: it can not know the exit code,
+which an observer may."""
 
 
 class Unknown(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sexton.model.records import Finished, Started
+from sexton.model.records import ASSUMED, Finished, Started
 
 State = Literal["scheduled", "running", "finished", "failed", "killed", "lost"]
 """`lost`: the run stopped speaking and nobody could see how it ended."""
@@ -31,13 +31,20 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     epoch: int
     started: Started | None = None
     finished: Finished | None = None
-    """The end as the process itself told it."""
+    """The end as the process itself said it."""
     closed: Finished | None = None
     """The end as an observer saw it; counts only where the process told none."""
 
     @property
+    def told(self) -> Finished | None:
+        """The end as the process knew it: not a good one that it assumed while an observer saw a bad one."""
+        assumed = self.finished is not None and self.finished.cause == ASSUMED
+        seen_bad = self.closed is not None and self.closed.state in ("failed", "killed")
+        return None if assumed and seen_bad else self.finished
+
+    @property
     def end(self) -> Finished | None:
-        return self.finished or self.closed
+        return self.told or self.closed
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -101,16 +108,16 @@ _CRASHES = frozenset({4, 5, 6, 7, 8, 11, 31})  # ILL TRAP ABRT BUS FPE SEGV SYS:
 
 
 def _ending(owner: Session, joined: Sequence[Session]) -> Finished | None:
-    told = [s.finished for s in joined if s.finished]
-    if owner.finished is None:
+    told = [s.told for s in joined if s.told]
+    if owner.told is None:
         if owner.closed is None or any(s.end is None for s in joined):
             return None
         later = [f for f in told if f.at > owner.closed.at]
         return max(later, key=_at, default=owner.closed)
-    if owner.finished.state == "finished":
+    if owner.told.state == "finished":
         failures = [f for f in told if f.state != "finished"]
-        return max(failures, key=_at, default=owner.finished)
-    return owner.finished
+        return max(failures, key=_at, default=owner.told)
+    return owner.told
 
 
 def _described(started: Sequence[Started]) -> Started:

@@ -8,7 +8,6 @@ a user's own dict with a key that starts with `$` is `{"$dict": [[key, value], .
 import base64
 import dataclasses
 import enum
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Set
@@ -43,12 +42,12 @@ def clean_name(name: object) -> str:
     if len(encoded) <= MAX_NAME_BYTES:
         return text
     head = encoded[: MAX_NAME_BYTES - 20].decode(errors="ignore")
-    return f"{head}~{hashlib.sha256(encoded).hexdigest()[:16]}"
+    return f"{head}~{_sha256(encoded)[:16]}"
 
 
 def clean_text(text: str) -> str:
-    """`text` without what UTF-8 can't say, such as the bytes of a command line in another encoding."""
-    return text.encode(errors="replace").decode()
+    """`text` without what UTF-8 or a database can't say: bytes of a command line in another encoding, and NUL."""
+    return text.encode(errors="replace").decode().replace("\x00", "\ufffd")
 
 
 def said(value: object) -> str:
@@ -62,6 +61,12 @@ def said(value: object) -> str:
 def show(value: object) -> str:
     """`value` as a message can name it: its repr, at most 80 characters of it. Never raises."""
     return clean_name(_plain_repr(value))[:80]
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib  # only what is too long needs it; `import sexton` does not wait for it
+
+    return hashlib.sha256(data).hexdigest()
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "", inside: tuple[int, ...] = ()) -> dict[str, Any]:
@@ -103,8 +108,13 @@ def encode_param(value: object) -> str:
     text = body.decode()
     if len(body) <= MAX_PARAM_BYTES:
         return text
-    cut = {"$cut": text[:1000], "$length": len(body), "$sha256": hashlib.sha256(body).hexdigest()}
+    cut = {"$cut": text[:1000], "$length": len(body), "$sha256": _sha256(body)}
     return msgspec.json.encode(cut).decode()
+
+
+def plain(value: object) -> Any:
+    """Any Python value as what JSON has; see the module's docstring. Never raises."""
+    return _plain(value, ())
 
 
 def decode_param(text: str) -> Any:

@@ -36,6 +36,8 @@ class Recording:
         self._last_error = b""
         self._writer: Writer | None = None
         self._ticks = 0
+        self.end: records.Finished | None = None
+        """How the command ended, once it has."""
 
     def run(self) -> int:
         """Run the command to its end: the code a shell would give for it (128 + N for signal N)."""
@@ -119,10 +121,16 @@ class Recording:
             cpu_coverage=outcome.cpu_coverage,
             max_rss=outcome.memory_peak or outcome.max_rss,
         )
+        self.end = end
         if self._writer is not None:
             self._writer.append(end)
             self._writer.close()
         self._call_courier()
+
+    @property
+    def lost(self) -> int:
+        """How many records the disk did not take."""
+        return self._writer.lost if self._writer else 0
 
     def _call_courier(self, hurry: bool = True) -> None:
         try:

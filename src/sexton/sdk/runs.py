@@ -11,7 +11,6 @@ import math
 import operator
 import os
 import resource
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -38,7 +37,7 @@ Outcome = Literal["worked", "no_effect", "worse", "failed", "inconclusive"]
 _ENDS = ("finished", "failed", "killed")
 _INT64 = range(-(2**63), 2**63)
 _MAX_TOLD = 1_000
-_PARAMS_A_RECORD = 30  # of up to 1 MiB each, which is half of what a record may have
+_PARAMS_A_RECORD = 25  # of up to 1 MiB each; a record may have 30
 _MAX_TRACEBACK = 64 << 10
 _NOT_NUMBERS = "run.log() takes numbers; text belongs in run.tag() or run.note(), files in run.save()"
 
@@ -109,11 +108,11 @@ class Run:
         fresh: dict[str, str] = {}
         for name, value in _mapping(params).items():
             key, text = clean_name(name), encode_param(value)
-            known = self._params.setdefault(key, text)
-            if known != text:
+            known = self._params.get(key)
+            if known is None:
+                self._params[key] = fresh[key] = text
+            elif known != text:
                 self.complain("conflicting", f"param {key!r} is {known[:80]} already and stays so: params are fixed")
-            elif key not in fresh:
-                fresh[key] = text
         items = list(fresh.items())
         for first in range(0, len(items), _PARAMS_A_RECORD):
             self._append(records.Params(params=dict(items[first : first + _PARAMS_A_RECORD])))
@@ -157,6 +156,8 @@ class Run:
         if self.ended:
             self._refuse()
             return
+        import shutil  # a run that saves nothing need not load it
+
         source = Path(path)
         copy = self._writer.folder / "files" / f"{os.getpid()}-{next(self._files)}"
         numbers = {clean_name(key): _number(value) for key, value in (metrics or {}).items()}
@@ -195,7 +196,7 @@ class Run:
         goal, epoch = self._writer.sequence, self._writer.epoch
         deadline = clock.Deadline(timeout)
         while not deadline.passed:
-            self._call_courier()
+            self.call_courier()
             if self.ended and not self._writer.folder.exists():  # delivered to the end and removed
                 return True
             if epoch >= 0 and Cursor.load(self._writer.folder).epochs.get(epoch, Progress()).position.sequence >= goal:
@@ -232,7 +233,7 @@ class Run:
         self._report_trouble()
         self._writer.sync()
         if look_for_courier:
-            self._call_courier(hurry=False)
+            self.call_courier(hurry=False)
 
     @_never_raises
     def _do_background(self) -> None:
@@ -262,7 +263,7 @@ class Run:
         self._writer.append(end)
         self._writer.close()
         keeper.release(self)
-        self._call_courier()
+        self.call_courier()
 
     def _refuse(self, *_: object) -> bool:
         self.complain("dropped", f"the run has ended and takes no more; sexton.resume({self.id!r}) goes on with it")
@@ -321,7 +322,8 @@ class Run:
         for (kind, reason), count in told.items():
             self._writer.append(records.Trouble(kind=kind, count=count, reason=reason))
 
-    def _call_courier(self, hurry: bool = True) -> None:
+    def call_courier(self, hurry: bool = True) -> None:
+        """See that there is a courier, and unless told otherwise that it looks at once."""
         try:
             courier.ensure(self._settings, hurry)
         except OSError as error:

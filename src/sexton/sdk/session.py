@@ -127,6 +127,7 @@ def _opened(run_id: str, chosen: settings.Settings, role: records.Role, describe
 
     writer = open_journal(run_id, chosen, opening)
     run = Run(run_id, writer, chosen)
+    run.in_background(run.call_courier)  # the sooner it looks, the surer it sees how the process ends
     run.in_background(lambda: _capture(writer))
     _hook_the_end()
     _open.add(run)
@@ -192,7 +193,7 @@ def _hook_the_end() -> None:
 
 def _end_all() -> None:
     for run in list(_open):
-        run.end_with(ending_of(_hooked[0]))
+        run.end_with(ending_of(_hooked[0]) if _hooked[0] else records.Finished(state="finished", cause=records.ASSUMED))
 
 
 def _after_fork() -> None:

@@ -122,7 +122,7 @@ def reply_to(request: Request[Any, Any, Any], exception: Exception) -> Response[
     else:
         error = errors.Internal(id=secrets.token_hex(4))
         status = status_of(type(error))
-        log.error("failure %s: %s %s", error.fields["id"], request.method, request.url.path, exc_info=exception)
+        log.error("failure %s: %s %r", error.fields["id"], request.method, request.url.path, exc_info=exception)
     if error.transient:
         headers["retry-after"] = str(RETRY_SECONDS)
     return Response(errors.wire(error), status_code=status, headers=headers)

@@ -104,7 +104,9 @@ class Commits:
                 outcomes = list(self._commit(list(group)))
                 self._loop.call_soon_threadsafe(self._settle, outcomes)
             if self._ended:
-                _attempt(partial(self._local.compact, {self._ended.pop()}))
+                run = self._ended.pop()
+                if failure := _attempt(partial(self._local.compact, {run})):
+                    log.warning("the series of run %s stay as they arrived: %s", run, failure, exc_info=failure)
 
     def _take(self, wait: bool) -> Iterator[_Submission | None]:
         """What is queued, up to about `GROUP_BATCHES`; None for the wish to stop."""
@@ -140,9 +142,7 @@ class Commits:
 def _attempt(act: Callable[[], T]) -> T | Exception:
     try:
         return act()
-    except Exception as error:  # the thread outlives any batch; whoever waits for this one is told
-        if not isinstance(error, errors.SextonError):
-            log.exception("a commit failed in an unforeseen way")
+    except Exception as error:  # noqa: BLE001 - the thread outlives any batch; whoever waits for this one is told
         return error
 
 

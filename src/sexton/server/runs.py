@@ -16,7 +16,7 @@ WRITE = {"permission": "runs:write", "body": JSON}
 Text = FromQuery[str | None]
 Limit = Annotated[int, QueryParameter(ge=1, le=1_000)]
 Points = Annotated[int | None, QueryParameter(ge=1)]
-Revision = Annotated[int, QueryParameter(ge=0, le=2**63 - 1)]
+Revision = Annotated[int, QueryParameter(ge=0, le=2**62)]
 
 
 class TagBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,9 +66,11 @@ def show_run(client: Client, run: FromPath[str]) -> Detail:
 
 
 @get("/api/v1/runs/{run:str}/series", opt=READ, sync_to_thread=True)
-def show_series(client: Client, run: FromPath[str], metric: FromQuery[str], points: Points = None) -> Series:
+def show_series(
+    client: Client, run: FromPath[str], metric: FromQuery[str], points: Points = None, context: FromQuery[str] = ""
+) -> Series:
     """The points of one metric; at most about `points` of them, if given."""
-    return client.series(run, metric, points)
+    return client.series(run, metric, points, context)
 
 
 @get("/api/v1/runs/{run:str}/console", opt=READ, sync_to_thread=True)

@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -44,8 +45,21 @@ def serve(store: str, blobs: str, *, host: str = HOST, port: int = PORT, allow_h
             timeout_graceful_shutdown=STOP_SECONDS,
         )
         name = f"[{host}]" if ":" in host else host
-        print(f"Sexton serves {local.url} at http://{name}:{listener.getsockname()[1]}", flush=True)  # noqa: T201 - whoever started it waits for it
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(
+            config, f"Sexton serves {_without_password(local.url)} at http://{name}:{listener.getsockname()[1]}"
+        ).run([listener])
+
+
+class _Server(uvicorn.Server):
+    """Says where it is once it answers, and stops well when told to from then on."""
+
+    def __init__(self, config: uvicorn.Config, greeting: str) -> None:
+        super().__init__(config)
+        self._greeting = greeting
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self._greeting, flush=True)  # noqa: T201 - whoever started it waits for this line
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -55,6 +69,11 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = f"can not listen on {host} port {port} ({error}); choose another with --port, or 0 for any"
         raise errors.UsageError(reason=reason) from None
+
+
+def _without_password(url: str) -> str:
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", ":***@", 1) if password else url
 
 
 def _exit(*_: object) -> NoReturn:

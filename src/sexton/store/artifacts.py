@@ -1,5 +1,6 @@
 """Artifacts: the named outputs of runs. Saving a name again adds one, it replaces none."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,6 @@ from sexton.model.runs import Artifact
 from sexton.model.values import clean_name, spell
 from sexton.store import schema
 from sexton.store.database import Tx
-from sexton.store.held import plain
 from sexton.store.sessions import Session
 
 
@@ -20,7 +20,8 @@ def row(session: Session, seq: int, said: records.Artifact) -> tuple[Any, ...]:
     metrics = {clean_name(key): spell(value) for key, value in said.metrics.items()}
     text = msgspec.json.encode(metrics).decode() if metrics else None
     named = (clean_name(said.name), clean_name(said.kind), clean_name(said.digest))
-    return (session.run, session.id, seq, said.at, *named, said.size, plain(said.step), text)
+    step = said.step if said.step is not None and math.isfinite(said.step) else None
+    return (session.run, session.id, seq, said.at, *named, said.size, step, text)
 
 
 def add(tx: Tx, rows: Sequence[Sequence[Any]]) -> None:

@@ -90,13 +90,19 @@ def encode_axis(axis: Mapping[str, Ints]) -> bytes:
 
 
 class Axis(Mapping[str, Ints]):
-    """An encoded axis; each of its arrays is decoded when it is asked for."""
+    """An encoded axis; each of its arrays is decoded when it is first asked for."""
 
     def __init__(self, data: bytes, rows: int) -> None:
         self._packed = msgspec.msgpack.decode(data, type=dict[str, bytes])
+        self._known: dict[str, Ints] = {}
         self._rows = rows
 
     def __getitem__(self, name: str) -> Ints:
+        if name not in self._known:
+            self._known[name] = self._unpacked(name)
+        return self._known[name]
+
+    def _unpacked(self, name: str) -> Ints:
         packed = self._packed.get(name)
         if packed is not None:
             return unpack(packed)
@@ -127,12 +133,10 @@ def thin(values: Floats, points: int) -> Ints:
         return np.arange(count)
     width = -(-count // max(points // 3, 1))
     buckets = -(-count // width)
-    padded = np.full(buckets * width, np.nan)
-    padded[:count] = values
-    table = padded.reshape(buckets, width)
+    table = np.pad(values, (0, buckets * width - count), mode="edge").reshape(buckets, width)
     starts = np.arange(buckets) * width
     hollow = np.isnan(table)
-    least = starts + np.where(hollow, np.inf, table).argmin(axis=1)
-    greatest = starts + np.where(hollow, -np.inf, table).argmax(axis=1)
+    low, high = (np.where(hollow, np.inf, table), np.where(hollow, -np.inf, table)) if hollow.any() else (table, table)
+    least, greatest = starts + low.argmin(axis=1), starts + high.argmax(axis=1)
     last = np.minimum(starts + width, count) - 1
-    return np.unique(np.concatenate((least, greatest, last)))
+    return np.unique(np.minimum(np.concatenate((least, greatest, last)), count - 1))

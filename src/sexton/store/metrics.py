@@ -84,9 +84,10 @@ def summarised(
     run: str, metrics: Sequence[int], values: Floats, last: Last, directions: Sequence[str | None]
 ) -> list[Summary]:
     """The summaries of rows of points; `values` has a row for each metric."""
-    newest = _known(values[:, -1])
-    least = _known(np.fmin.reduce(values, axis=1))
-    greatest = _known(np.fmax.reduce(values, axis=1))
+    hollow = bool(np.isnan(values).any())
+    newest = _known(values[:, -1], hollow)
+    least = _known(np.fmin.reduce(values, axis=1), hollow)
+    greatest = _known(np.fmax.reduce(values, axis=1), hollow)
     ranks = newest
     if any(directions):
         best = zip(directions, newest, least, greatest, strict=True)
@@ -95,15 +96,18 @@ def summarised(
     return list(zip(repeat(run), metrics, newest, least, greatest, *always, directions, ranks, strict=False))
 
 
-def _known(numbers: Floats) -> list[float | None]:
-    """The numbers for SQL, which has no NaN."""
+def _known(numbers: Floats, hollow: bool) -> list[float | None]:
+    """The numbers for SQL, which has no NaN; `hollow` says whether they may."""
     plain: list[float | None] = numbers.tolist()
-    return plain if not np.isnan(numbers).any() else [n if n == n else None for n in plain]
+    return [number if number == number else None for number in plain] if hollow else plain
 
 
 def merge(tx: Tx, summaries: Sequence[Summary]) -> None:
     """Take summaries of new points into those of their runs. A metric may come more than once."""
-    tx.run_many(_MERGE, summaries)
+    while summaries:
+        once = {(summary[0], summary[1]): summary for summary in reversed(summaries)}
+        tx.insert(schema.summaries, list(once.values()), _MERGE)
+        summaries = [summary for summary in summaries if once[summary[0], summary[1]] is not summary]
 
 
 _NEWER = """
@@ -117,12 +121,11 @@ _NEWEST = {
     for name in ("last", "step", "at", "session", "seq")
 }
 _MERGE = f"""
-    INSERT INTO summaries ({", ".join(schema.summaries.c.keys())}) VALUES ({", ".join("?" * len(schema.summaries.c))})
     ON CONFLICT (run, metric) DO UPDATE SET
         {", ".join(f"{name} = {newest}" for name, newest in _NEWEST.items())},
         min = {_LEAST}, max = {_GREATEST}, points = summaries.points + excluded.points,
         rank = CASE summaries.direction WHEN 'min' THEN {_LEAST} WHEN 'max' THEN {_GREATEST} ELSE {_NEWEST["last"]} END
-"""  # noqa: S608 - nothing but the constants above goes in
+"""
 
 
 # -------------------------------------------------------------------------------------------------------- directions

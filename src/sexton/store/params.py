@@ -12,6 +12,7 @@ from sexton.model.values import clean_name, encode_param
 from sexton.store import schema
 from sexton.store.database import Tx, some
 from sexton.store.held import Held, plain
+from sexton.store.schema import TAG_HEAD
 from sexton.store.sessions import Place, Session
 
 
@@ -42,7 +43,9 @@ def add_params(tx: Tx, fresh: Fresh, held: Mapping[str, Held], sessions: Mapping
                 conflicting = True
                 held[run].count("conflicting")
             known[value.key] = min(old, value, key=lambda one: one.place), conflicting
-        rows += [_row(run, *known[key]) for key in {value.key for value in said}]
+        for key in dict.fromkeys(value.key for value in said):
+            (_, text, place, session), conflicting = known[key]
+            rows.append((run, key, text, place.at, session, place.seq, conflicting))
     tx.upsert(schema.params, rows)
 
 
@@ -57,7 +60,9 @@ def add_tags(tx: Tx, fresh: Fresh, held: Mapping[str, Held], sessions: Mapping[i
         for row in _stored(tx, held[run], schema.tags, newest.keys()):
             if _value(row, sessions).place > newest[row.key].place:
                 del newest[row.key]
-        rows += [_row(run, value, tx.actor) for value in newest.values()]
+        for key, (_, text, place, session) in newest.items():
+            head, rest = (None, None) if text is None else (text[:TAG_HEAD], text[TAG_HEAD:])
+            rows.append((run, key, head, rest or None, place.at, session, place.seq, tx.actor))
     tx.upsert(schema.tags, rows)
 
 
@@ -72,10 +77,6 @@ def _stored(tx: Tx, run: Held, table: Any, keys: Iterable[str]) -> list[Any]:
 
 def _value(row: Any, sessions: Mapping[int, Session]) -> Value:
     return Value(row.key, row.value, sessions[row.session].place(row.at, row.seq), row.session)
-
-
-def _row(run: str, value: Value, last: object) -> tuple[Any, ...]:
-    return (run, value.key, value.value, value.place.at, value.session, value.place.seq, last)
 
 
 def _json(text: str) -> str:

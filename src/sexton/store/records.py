@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from sexton.model.records import Captured, Console, Note, Record, Started, Unknown, decode
 from sexton.model.runs import ConsoleText, Session
 from sexton.model.runs import Note as ShownNote
+from sexton.model.values import plain
 from sexton.store import schema
 from sexton.store.database import Tx, some
 
@@ -81,7 +82,7 @@ def notes(connection: Connection, run: str) -> list[ShownNote]:
 
 def captured(connection: Connection, run: str) -> dict[str, Any]:
     """What the run's processes found out, the newest of each section."""
-    return {one.record.section: one.record.facts for one in said(connection, [run], Captured)}
+    return {one.record.section: plain(one.record.facts) for one in said(connection, [run], Captured)}
 
 
 def console(connection: Connection, run: str) -> ConsoleText:

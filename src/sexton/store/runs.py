@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, func, select
 
 from sexton import errors
 from sexton.model.records import Finished, Started
@@ -21,8 +22,9 @@ _json = msgspec.json.decode
 def page(connection: Connection, which: RunFilter, now: int) -> Page:
     """The runs that pass the filter, in its order, as they stand at `now`. Raises `InvalidValue` for a sort or a place
     to go on from that there is not."""
-    ids, following = pages.select_page(connection, which, now)
-    return Page(_runs(connection, ids, now), pages.count(connection, which, now), following)
+    total = pages.count(connection, which, now)
+    ids, following = pages.select_page(connection, which, now, total)
+    return Page(_runs(connection, ids, now), total, following)
 
 
 def detail(connection: Connection, run: str, now: int) -> Detail:
@@ -93,7 +95,8 @@ def _some_runs(connection: Connection, ids: Sequence[str], now: int) -> dict[str
     runs, params, tags = schema.runs, schema.params, schema.tags
     mine = select(params.c.run, params.c.key, params.c.value).where(params.c.run.in_(ids))
     given = _by_run(connection, mine.order_by(params.c.run, params.c.key), _json)
-    mine = select(tags.c.run, tags.c.key, tags.c.value).where(tags.c.run.in_(ids), tags.c.value.is_not(None))
+    whole = tags.c.value + func.coalesce(tags.c.rest, "")
+    mine = select(tags.c.run, tags.c.key, whole).where(tags.c.run.in_(ids), tags.c.value.is_not(None))
     tagged = _by_run(connection, mine.order_by(tags.c.run, tags.c.key), str)
     metrics, memory = _metrics(connection, ids)
     found = {}
@@ -118,7 +121,7 @@ def _by_run(
     connection: Connection, query: Select[Any], decode: Callable[[str], Any]
 ) -> defaultdict[str, dict[str, Any]]:
     found: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for run, key, value in connection.execute(query):
+    for run, key, value in connection.execute(query).all():
         found[run][key] = decode(value)
     return found
 
@@ -131,7 +134,7 @@ def _metrics(connection: Connection, ids: Sequence[str]) -> tuple[defaultdict[st
     query = query.where(table.c.run.in_(ids)).order_by(table.c.run, names.c.name, names.c.context)
     found: defaultdict[str, dict[str, Summary]] = defaultdict(dict)
     memory = {}
-    for run, name, context, *numbers in connection.execute(query):
+    for run, name, context, *numbers in connection.execute(query).all():
         if context != USAGE:
             found[run][name + context] = _summary(*numbers)
         elif name == "memory":
@@ -148,7 +151,7 @@ def _summary(
 
 
 def _spelt(number: float | None) -> float | str:
-    return "NaN" if number is None else spell(number)
+    return number if number is not None and isfinite(number) else "NaN" if number is None else spell(number)
 
 
 def _step(text: str) -> int | float:

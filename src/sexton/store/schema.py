@@ -17,7 +17,6 @@ from sqlalchemy import (
     MetaData,
     Table,
     UniqueConstraint,
-    func,
 )
 from sqlalchemy import Text as AnyText
 
@@ -88,7 +87,8 @@ runs = Table(
     Column("loose", BigInteger, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Index("runs_by_created", "created_at", "id"),
-    Index("runs_by_experiment", "project", "experiment", "created_at", "id"),
+    Index("runs_by_project", "project", "created_at", "id"),
+    Index("runs_by_experiment", "experiment", "project", "created_at", "id"),
     Index("runs_by_state", "state", "created_at", "id"),
     Index("runs_by_sweep", "sweep", "created_at", "id"),
     Index("runs_by_ended", "ended_at", "id"),
@@ -132,19 +132,21 @@ params = Table(
     sqlite_with_rowid=False,
 )
 
+TAG_HEAD = 300
+"""Letters of a tag's value that `value` has, `rest` having the others: PostgreSQL indexes no more than 2,704 bytes."""
+
 tags = Table(
     "tags",
     metadata,
     _run(),
     Column("key", Text, primary_key=True),
     Column("value", Text),
+    Column("rest", Text),
     *_place(),
     Column("actor", Text, nullable=False),
+    Index("tags_by_value", "key", "value", "run"),
     sqlite_with_rowid=False,
 )
-# Only the beginning of a value: PostgreSQL takes no index entry over 2,704 bytes.
-Index("tags_by_value", tags.c.key, func.substr(tags.c.value, 1, 100), tags.c.run)
-
 artifacts = Table(
     "artifacts",
     metadata,

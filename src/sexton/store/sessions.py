@@ -85,23 +85,23 @@ class Sessions:
         """Make sure that there is a session for each (run, writer, epoch)."""
         missing = sorted({key for key in keys if key not in self._by_key})
         if missing:
-            nothing = _encode([])
+            nothing = encode_ranges([])
             tx.insert(schema.sessions, [(*key, nothing) for key in missing])
             self._load(tx, {run for run, _, _ in missing})
 
     def save(self, tx: Tx) -> None:
         """Keep what was received."""
         changed = [session for session in self.by_id.values() if session.changed]
-        tx.update(schema.sessions, ("received",), [(_encode(s.received), s.id) for s in changed])
+        tx.update(schema.sessions, ("received",), [(encode_ranges(s.received), s.id) for s in changed])
 
     def _load(self, tx: Tx, runs: Iterable[str]) -> None:
         for part in some(runs):
             for number, run, writer, epoch, received in tx.connection.execute(_OF_RUNS, {"runs": part}).all():
                 if number not in self.by_id:
-                    session = Session(number, run, writer, epoch, _decode(received))
+                    session = Session(number, run, writer, epoch, decode_ranges(received))
                     self._by_key[run, writer, epoch] = self.by_id[number] = session
 
 
 _OF_RUNS = select(schema.sessions).where(schema.sessions.c.run.in_(bindparam("runs", expanding=True)))
-_encode = msgspec.msgpack.encode
-_decode = msgspec.msgpack.Decoder(list[Range]).decode
+encode_ranges = msgspec.msgpack.encode
+decode_ranges = msgspec.msgpack.Decoder(list[Range]).decode

@@ -72,7 +72,8 @@ def _runs() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("runs_by_created", "runs", ["created_at", "id"])
-    op.create_index("runs_by_experiment", "runs", ["project", "experiment", "created_at", "id"])
+    op.create_index("runs_by_project", "runs", ["project", "created_at", "id"])
+    op.create_index("runs_by_experiment", "runs", ["experiment", "project", "created_at", "id"])
     op.create_index("runs_by_state", "runs", ["state", "created_at", "id"])
     op.create_index("runs_by_sweep", "runs", ["sweep", "created_at", "id"])
     op.create_index("runs_by_ended", "runs", ["ended_at", "id"])
@@ -107,12 +108,12 @@ def _values() -> None:
     )
     op.create_table(
         "tags",
-        *(_need("run", TEXT), _need("key", TEXT), _may("value", TEXT)),
+        *(_need("run", TEXT), _need("key", TEXT), _may("value", TEXT), _may("rest", TEXT)),
         *(_need("at", INT), _need("session", ID), _need("seq", INT), _need("actor", TEXT)),
         *_run("run", "key"),
         sqlite_with_rowid=False,
     )
-    op.create_index("tags_by_value", "tags", ["key", sa.text("substr(value, 1, 100)"), "run"])
+    op.create_index("tags_by_value", "tags", ["key", "value", "run"])
     op.create_table(
         "artifacts",
         *(_need("run", TEXT), _need("session", ID), _need("seq", INT), _need("at", INT), _need("name", TEXT)),

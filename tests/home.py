@@ -23,7 +23,7 @@ from sexton.model import records
 from sexton.model.runs import Detail, RunFilter
 from sexton.settings import Settings
 
-PATIENCE = 60  # seconds; a loaded machine of two cores needs a few
+PATIENCE = 20  # seconds; a loaded machine of two cores needs a few
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
@@ -130,7 +130,7 @@ class Home:
         (run,) = self.runs()
         return run
 
-    def steps(self, run: str, metric: str) -> list[float]:
+    def steps(self, run: str, metric: str) -> list[int | float | None]:
         """The steps of a metric, in log order."""
         return self.client.series(run, metric).steps or []
 
@@ -138,7 +138,7 @@ class Home:
         """Leave nothing running."""
         for client in self._clients:
             client.close()
-        self.stop()
+        self.stop(signal.SIGKILL)  # which it must survive at any moment
 
 
 class Logged:
