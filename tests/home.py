@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from sexton import settings
 from sexton.client import Client, connect
@@ -87,10 +88,10 @@ class Home:
     def courier_pid(self) -> int | None:
         """The courier that has made its first round."""
         try:
-            told = msgspec.json.decode((self.spool / "courier.json").read_bytes())
-        except OSError:
+            pid = int(msgspec.json.decode((self.spool / "courier.json").read_bytes())["pid"])
+            return pid if str(self.spool) in psutil.Process(pid).cmdline() else None
+        except (OSError, psutil.Error):
             return None
-        return int(told["pid"]) if start.is_running(self.spool) else None
 
     def courier_said(self) -> str:
         log = self.spool / "courier.log"
@@ -98,11 +99,15 @@ class Home:
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End the courier, if there is one."""
-        while start.is_running(self.spool):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(until(lambda: self.courier_pid or not start.is_running(self.spool), "a courier to end"), how)
-            with contextlib.suppress(AssertionError):
-                until(lambda: not start.is_running(self.spool), "the end of the courier")
+
+        def ended() -> bool:
+            pid = self.courier_pid
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, how)
+            return not start.is_running(self.spool)
+
+        until(ended, "the end of the courier")
 
     def deliver(self) -> None:
         """Have all that is in the spool delivered, and the runs closed that have ended."""

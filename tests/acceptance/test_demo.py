@@ -36,9 +36,9 @@ def _demo(home: Home) -> str:
     return done.stdout
 
 
-def _answers(home: Home) -> dict[str, Any]:
+def _answers(home: Home) -> dict[str, list[Any]]:
     """By what went in: what came out, but for what differs from one time to the next."""
-    answers = {}
+    answers: dict[str, list[Any]] = {}
     for detail in home.runs():
         run = detail.run
         key = msgspec.json.encode([run.experiment, run.tags, run.params], order="sorted").decode()

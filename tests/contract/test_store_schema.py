@@ -41,7 +41,7 @@ def _tables(connection: sqlalchemy.Connection) -> dict[str, object]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Skipped unsupported reflection of expression-based index")
         for table in inspector.get_table_names():
-            columns = {c["name"]: (str(c["type"]), c["nullable"]) for c in inspector.get_columns(table)}
+            columns = {c["name"]: (str(c["type"]), c["nullable"], c["default"]) for c in inspector.get_columns(table)}
             indexes = sorted(
                 (i["name"] or "", str(i.get("expressions") or i["column_names"])) for i in inspector.get_indexes(table)
             )

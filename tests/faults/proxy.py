@@ -91,6 +91,9 @@ class Proxy:
         if fault == "fail oddly":
             await _reply(client[1], b"502 Bad Gateway", b"text/html", b"<html>no server</html>")
             return
+        if fault == "be newer":
+            await _reply(client[1], b"200 OK", b"application/json", b'{"version":"99.0","api":99}')
+            return
         if fault == "dawdle":
             await asyncio.sleep(0.2)
         reply = await self._forward(request[: len(request) // 2] if fault == "cut the request" else request)

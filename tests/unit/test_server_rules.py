@@ -2,12 +2,37 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from litestar import Litestar, Router, WebSocket, asgi, get, websocket
+from litestar.datastructures import State
+from litestar.exceptions import ImproperlyConfiguredException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.static_files import create_static_files_router
+from litestar.types import Receive, Scope, Send
 
 from sexton import errors
 from sexton.server.app import STATUS, status_of
-from sexton.server.auth import require_loopback
+from sexton.server.auth import require_loopback, require_permissions
+
+
+@get("/x")
+async def page() -> None: ...
+
+
+@websocket("/x")
+async def stream(socket: WebSocket[None, None, State]) -> None: ...
+
+
+@asgi("/x", is_mount=True, copy_scope=False)
+async def mount(scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+@get("/x", opt={"permission": "everything"})
+async def misspelt() -> None: ...
+
 
 ERRORS = Path(__file__).parents[2] / "docs" / "errors.md"
 
@@ -34,6 +59,21 @@ def test_what_is_transient_says_so_to_any_http_client() -> None:
     for kind in errors.BY_CODE.values():
         assert not kind.transient or status_of(kind) >= 500
     assert set(STATUS.values()) <= {400, 401, 403, 404, 409, 422, 500, 503}
+
+
+@pytest.mark.parametrize(
+    "route",
+    [page, stream, mount, misspelt, Router("/r", route_handlers=[page]), create_static_files_router("/x", ["."])],
+    ids=["page", "socket", "mount", "misspelt", "router", "static"],
+)
+def test_nothing_answers_without_a_permission(route: Any) -> None:
+    with pytest.raises(ImproperlyConfiguredException, match="/x"):
+        require_permissions(Litestar([route], openapi_config=None))
+
+
+def test_the_description_of_the_api_needs_one_too() -> None:
+    with pytest.raises(ImproperlyConfiguredException, match="/schema"):
+        require_permissions(Litestar([], openapi_config=OpenAPIConfig("t", "1", render_plugins=[JsonRenderPlugin()])))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])

@@ -111,11 +111,13 @@ class Vigil:
 
     def _seen_end(self, epoch: int, process: Process) -> Finished:
         end = Finished(epoch=epoch, state="lost", cause="vanished")
-        watch = self._watches.get(epoch)
-        status = watch.exit_status() if watch else None
+        if epoch not in self._watches:
+            self._watches[epoch] = machine.Watch(process)  # too late to see it die, but nobody may have reaped it yet
+        watch = self._watches[epoch]
+        status = watch.exit_status()
         if status is not None:
             end.exit_code, end.signal = status.exit_code, status.signal
-            end.state, end.cause = verdict(status.exit_code, status.signal, watch.oom_killed() if watch else None)
+            end.state, end.cause = verdict(status.exit_code, status.signal, watch.oom_killed())
             if status.signal is not None:
                 memory = "; the kernel was short of memory" if end.cause == "oom" else ""
                 end.message = f"killed by {signal_name(status.signal)}{memory}"

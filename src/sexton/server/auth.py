@@ -24,6 +24,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, ReceiveMessage, Scope, S
 
 from sexton import errors
 from sexton.api import Local
+from sexton.journal.segment import MAX_PAYLOAD
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -35,8 +36,9 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 SAFE_VERBS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-BODY_BYTES = {JSON: 10 << 20, MSGPACK: 64 << 20, BYTES: 1 << 50}
-"""The content types that a body may have, and how many bytes of it are taken. `BYTES` goes to the disk, piece by piece.
+BODY_BYTES = {JSON: 10 << 20, MSGPACK: MAX_PAYLOAD + (1 << 20), BYTES: 1 << 50}
+"""The content types that a body may have, and how many bytes of it are taken: of `MSGPACK`, the longest record that a
+journal holds and its envelope; `BYTES` goes to the disk, piece by piece.
 
 None of them is a type that a web page can send to another site without asking first."""
 

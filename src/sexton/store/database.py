@@ -171,12 +171,22 @@ def _sqlite(url: str, folder: Path, create: bool) -> Engine:
     return engine
 
 
+_DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+
+
 def _postgresql(url: str) -> Engine:
     address = sqlalchemy.make_url(url).set(drivername="postgresql+psycopg")
     try:
-        return sqlalchemy.create_engine(address)
+        engine = sqlalchemy.create_engine(address, paramstyle="format")
     except ImportError:
         raise errors.UsageError(reason="PostgreSQL needs psycopg: pip install 'sexton[postgres]'") from None
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: object) -> None:
+        connection.execute(_DURABLE)  # what is acknowledged after a commit must not be lost with the server
+        connection.commit()
+
+    return engine
 
 
 # -------------------------------------------------------------------------------------------------------- statements
@@ -235,6 +245,8 @@ def translated(url: str) -> Iterator[None]:
     """What the database or its folder reports in the block, as the error that a caller can act on."""
     try:
         yield
+    except errors.SextonError:  # some of which are an OSError too
+        raise
     except DBAPIError as error:
         _raise_what_it_means(url, error)
     except OSError as error:
