@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,7 @@ class Home:
         for client in self._clients:
             client.close()
         self.stop(signal.SIGKILL)  # which it must survive at any moment
+        shutil.rmtree(self.folder / "sexton" / "spool", ignore_errors=True)  # one that is just starting finds no work
 
 
 class Logged:

@@ -17,6 +17,7 @@ import numpy as np
 from sexton import errors
 from sexton.model import records
 from sexton.model.records import VERSION, Ack, Batch, Points, Record, Unknown, decode
+from sexton.model.runs import ENDED
 from sexton.model.values import RUN_ID, clean_name
 from sexton.store import artifacts, audit, held, metrics, params, series
 from sexton.store import records as kept
@@ -94,6 +95,7 @@ def ingest(tx: Tx, batches: Sequence[Batch]) -> list[Ack]:
     _describe(tx, arrived)
     _measure(tx, arrived)
     changed = [run for run in arrived.runs.values() if run.changed]
+    metrics.rank(tx, [run.id for run in changed if {run.state, run.was} & ENDED])
     held.save(tx, changed)
     arrived.sessions.save(tx)
     for run in changed:
@@ -314,11 +316,7 @@ def _describe(tx: Tx, arrived: _Arrived) -> None:
     held.resettle(tx, list(settling.values()))
     held.conclude(tx, {fact.run.id for fact in arrived.of(records.Concluded)})
     declaring = {fact.run.id for fact in arrived.of(records.Direction)}
-    for run in settling.values():
-        if not run.new:
-            metrics.agree(tx, run.id, run.home)
-            if homes[run.id] != (run.started, run.home):
-                declaring.add(run.id)
+    declaring |= {run.id for run in settling.values() if homes[run.id] != (run.started, run.home)}
     said = [(arrived.runs[one.run], one.record) for one in kept.said(tx.connection, declaring, records.Direction)]
     # Until a run has started, nobody knows which experiment its directions are for.
     metrics.declare(tx, [(run.id, run.home, record) for run, record in said if run.started])
@@ -335,23 +333,16 @@ def _measure(tx: Tx, arrived: _Arrived) -> None:
     if not arrived.rows:
         return
     numbers = metrics.ids(tx, {key for shape in arrived.rows for key in shape.keys})
-    runs = {shape: arrived.runs[arrived.sessions.by_id[shape.session].run] for shape in arrived.rows}
-    directions = metrics.declared(tx, {run.home for run in runs.values()})
     chunks: list[series.Chunk] = []
     summaries: list[metrics.Summary] = []
     for shape, parts in arrived.rows.items():
-        run, rows = runs[shape], _ordered(parts)
+        run, rows = arrived.runs[arrived.sessions.by_id[shape.session].run], _ordered(parts)
         mine = [numbers[key] for key in shape.keys]
         data = encode_chunk(rows.at, rows.seq, shape.kind, rows.steps, rows.times, rows.values)
         chunks.append((run.id, shape.session, len(rows.at), np.array(mine, "<i8").tobytes(), data))
         run.loose += series.looseness(len(rows.at), len(mine))
-        better = (
-            [way.direction if (way := directions.get((run.home, m))) else None for m in mine]
-            if directions
-            else [None] * len(mine)
-        )
         last = metrics.Last(_last_step(shape.kind, rows.steps), int(rows.at[-1]), shape.session, int(rows.seq[-1]))
-        summaries += metrics.summarised(run.id, mine, rows.values, last, better)
+        summaries += metrics.summarised(run.id, mine, rows.values, last)
     series.add(tx, chunks)
     metrics.merge(tx, summaries)
 

@@ -83,7 +83,7 @@ def test_nothing_to_record_is_a_misuse(home: Home, words: list[str]) -> None:
 def test_a_command_that_is_not_there_is_told_of_and_recorded(home: Home) -> None:
     done = home("run", "--quiet", "--", "no-such-command")
     assert done.returncode == 127
-    assert "no-such-command: not found" in done.stderr
+    assert "no-such-command: command not found" in done.stderr
     [run] = home.runs()
     assert (run.state, run.cause) == ("failed", "command-not-found")
 

@@ -173,6 +173,11 @@ def _forbid_reading(writer: Writer) -> None:
     path.mkdir()  # which can not be read either, and by root neither
 
 
+def _forbid_reading_on(writer: Writer) -> None:
+    """Of a run that goes on: the courier learns of it when it has delivered the first segment."""
+    segment_path(writer.folder, 0, 1).mkdir()
+
+
 def _replace_by_garbage(writer: Writer) -> None:
     segment_path(writer.folder, 0, 0).write_bytes(os.urandom(5_000))
 
@@ -184,17 +189,19 @@ def _name_another_store(writer: Writer) -> None:
 
 SPOILERS = [
     _spoil_identity, _lose_first_segment, _write_newer_version, _forbid_reading, _replace_by_garbage,
-    _name_another_store,
+    _forbid_reading_on, _name_another_store,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("spoil", SPOILERS, ids=lambda spoil: spoil.__name__.strip("_"))
 def test_a_bad_journal_holds_up_no_other(home: Home, spoil: object) -> None:
     with home.no_courier():
-        bad = [_journal(home, run=run) for run in ("0" * 12, "m" * 12, "z" * 12)]  # before, between and after
+        bad = [
+            _journal(home, run=run, ended=False) for run in ("0" * 12, "m" * 12, "z" * 12)
+        ]  # before, between and after
         good = [_journal(home, run=run) for run in ("1" * 12, "n" * 12)]
         for writer in bad:
-            spoil(writer)  # type: ignore[operator]
+            spoil(writer)  # type: ignore[operator]  # one of several functions
     start.ensure(home.settings)
     until(lambda: not any(writer.folder.exists() for writer in good), f"the good ones\n{home.courier_said()}")
     for writer in good:

@@ -6,7 +6,7 @@ import gc
 import logging
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sexton.model import records
 from sexton.model.values import decode_param
 from sexton.sdk.runs import Run
 from tests.home import Home, Logged
+from tests.hostile import Hostile, HostileMapping, Scalar
 
 
 @pytest.fixture
@@ -42,44 +43,6 @@ def _logged(run: Run) -> Logged:
     return Logged(run._writer.folder)
 
 
-class Hostile:
-    """An object that raises whatever is asked of it, and raises what can not be told either."""
-
-    class Untold(Exception):
-        def __str__(self) -> str:
-            raise ZeroDivisionError
-
-    def _raise(self, *_: object) -> Any:
-        raise Hostile.Untold
-
-    __float__ = __index__ = __str__ = __repr__ = __len__ = __iter__ = __getitem__ = __fspath__ = _raise
-    __bool__ = _raise
-
-
-class HostileMapping(Mapping[str, Any]):
-    def __getitem__(self, key: str) -> Any:
-        raise RuntimeError("no value")
-
-    def __iter__(self) -> Iterator[str]:
-        raise RuntimeError("no keys")
-
-    def __len__(self) -> int:
-        return 1
-
-
-class Scalar:
-    """As a torch tensor of one element: a number only by conversion."""
-
-    def __init__(self, value: float) -> None:
-        self.value = value
-
-    def __float__(self) -> float:
-        return self.value
-
-    def __index__(self) -> int:
-        raise TypeError("only integer tensors of a single element can be converted to an index")
-
-
 # --------------------------------------------------------------------------------------------------------------- log
 
 
@@ -96,7 +59,7 @@ def test_numbers_of_any_kind_are_points(run: Run) -> None:
     }
     run.log(given, step=1)
     (point,) = _logged(run).points
-    assert {name: repr(value) for name, value in point.items()} == {name: repr(float(v)) for name, v in given.items()}  # type: ignore[arg-type]
+    assert {name: repr(value) for name, value in point.items()} == {name: repr(float(v)) for name, v in given.items()}  # type: ignore[arg-type]  # what a caller may get wrong
     assert _logged(run).trouble == {}
 
 
@@ -155,16 +118,16 @@ def test_steps_may_repeat_and_go_back(run: Run) -> None:
 
 def test_points_may_be_of_another_time(run: Run) -> None:
     run.log({"loss": 1.0}, time=5)
-    run.log({"loss": 1.0}, 1, time=np.int64(6))  # type: ignore[arg-type]
-    run.log({"loss": 1.0}, time=1.5)  # type: ignore[arg-type]
-    run.log({"loss": 1.0}, time="noon")  # type: ignore[arg-type]
+    run.log({"loss": 1.0}, 1, time=np.int64(6))  # type: ignore[arg-type]  # what a caller may get wrong
+    run.log({"loss": 1.0}, time=1.5)  # type: ignore[arg-type]  # what a caller may get wrong
+    run.log({"loss": 1.0}, time="noon")  # type: ignore[arg-type]  # what a caller may get wrong
     run.flush(0)
     assert _logged(run).times == [5, 6, None, None]
     assert _logged(run).trouble == {"dropped": 2}
 
 
 def test_names_are_cleaned_and_two_that_become_one_are_told(run: Run) -> None:
-    run.log({"a\n": 1.0, "a\x00": 2.0, "": 3.0, 5: 4.0, ("a", "b"): 5.0, ("c",): 6.0, None: 7.0})  # type: ignore[dict-item]
+    run.log({"a\n": 1.0, "a\x00": 2.0, "": 3.0, 5: 4.0, ("a", "b"): 5.0, ("c",): 6.0, None: 7.0})  # type: ignore[dict-item]  # what a caller may get wrong
     run.flush(0)
     (point,) = _logged(run).points
     assert point == {"a\ufffd": 1.0, "(empty)": 3.0, "5": 4.0, "('a', 'b')": 5.0, "('c',)": 6.0, "None": 7.0}
@@ -215,8 +178,8 @@ def test_params_of_every_kind_are_kept(home: Home) -> None:
 
     params = {"lr": 0.1, "layers": [1, 2], "model": Model(), "big": 2**70, "worst": Hostile(), "\x00": None}
     run = sexton.start(params=params)
-    run.log_params(argparse.Namespace(seed=7))  # type: ignore[arg-type]
-    run.log_params(Model(depth=5))  # type: ignore[arg-type]
+    run.log_params(argparse.Namespace(seed=7))  # type: ignore[arg-type]  # what a caller may get wrong
+    run.log_params(Model(depth=5))  # type: ignore[arg-type]  # what a caller may get wrong
     run.finish()
     kept: dict[str, str] = {}
     for record in _logged(run).of(records.Params):
@@ -276,7 +239,7 @@ def test_tags_notes_and_the_rest(run: Run) -> None:
 def test_a_saved_file_is_as_it_was(run: Run, tmp_path: Path) -> None:
     source = tmp_path / "model.pt"
     source.write_bytes(b"first")
-    run.save(source, kind="checkpoint", step=np.int64(3), metrics={"acc": np.float32(0.5)})  # type: ignore[arg-type,dict-item]
+    run.save(source, kind="checkpoint", step=np.int64(3), metrics={"acc": np.float32(0.5)})  # type: ignore[arg-type,dict-item]  # what a caller may get wrong
     source.write_bytes(b"second")
     run.save(str(source), name="other\n")
     first, second = _logged(run).of(records.Saved)
@@ -319,7 +282,7 @@ def test_nothing_raises_and_every_record_can_be_read(run: Run, call: Any) -> Non
     run.flush(0)
     logged = _logged(run)
     assert logged.points[-1] == {"after": 1.0}
-    assert logged.of(records.Unknown) == []  # type: ignore[arg-type]
+    assert logged.of(records.Unknown) == []  # type: ignore[arg-type]  # what a caller may get wrong
     assert logged.missing == 0
 
 
@@ -348,7 +311,7 @@ def test_a_run_says_where_it_comes_from(home: Home) -> None:
         experiment="digits\n",
         name="n",
         project="p",
-        task=123,  # type: ignore[arg-type]
+        task=123,  # type: ignore[arg-type]  # what a caller may get wrong
         hypothesis="h\ud800",
         sweep="s",
         parent="0" * 12,
@@ -416,7 +379,7 @@ def test_a_block_that_ends_is_a_finished_run(home: Home) -> None:
     [
         (ValueError("bad batch"), "failed", None, "ValueError: bad batch"),
         (ValueError("lone \ud800"), "failed", None, "ValueError: lone ?"),
-        (Hostile.Untold(), "failed", None, "tests.acceptance.test_sdk.Hostile.Untold: <exception str() failed>"),
+        (Hostile.Untold(), "failed", None, "tests.hostile.Hostile.Untold: <exception str() failed>"),
         (ExceptionGroup("several", [ValueError("one")]), "failed", None, "ExceptionGroup: several (1 sub-exception)"),
         (KeyboardInterrupt(), "killed", None, "interrupted from the keyboard"),
         (SystemExit(), "finished", 0, None),
@@ -462,7 +425,7 @@ def test_a_long_traceback_keeps_its_end(home: Home) -> None:
 )
 def test_a_run_can_be_ended_by_hand(home: Home, given: Any, state: str) -> None:
     run = sexton.start()
-    run.finish(given, message=ValueError("why"))  # type: ignore[arg-type]
+    run.finish(given, message=ValueError("why"))  # type: ignore[arg-type]  # what a caller may get wrong
     run.finish("killed")
     assert (_end(run).state, _end(run).message) == (state, "why")
 

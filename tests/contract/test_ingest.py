@@ -377,6 +377,20 @@ def test_last_is_by_the_log_and_its_step_is_exact(database: Database, run: str) 
     assert (shown(database, run).metrics["m"].last, shown(database, run).metrics["m"].step) == (3.0, 2**53 + 1)
 
 
+def test_records_of_one_moment_are_in_the_order_of_writer_and_epoch(database: Database, run: str) -> None:
+    """Whichever came first, and whichever session the store knew first."""
+    for writer in ("b", "a"):
+        said = points(run, {"m": [float(ord(writer))]}, writer=writer)
+        tag = records(run, facts.Tag(at=T0, key="who", value=writer), first=5, writer=writer)
+        given = records(run, facts.Params(at=T0, params={"who": f'"{writer}"'}), first=6, writer=writer)
+        put(database, said, tag, given, records(run, facts.Note(at=T0, text=writer), first=7, writer=writer))
+    found = detail(database, run)
+    assert (found.run.metrics["m"].last, found.run.tags, found.run.params) == (98.0, {"who": "b"}, {"who": "a"})
+    assert [note.text for note in found.notes] == ["a", "b"]
+    with database.read() as connection:
+        assert series.read(connection, run, "m").values == [97.0, 98.0]
+
+
 def test_a_direction_counts_for_every_run_of_the_experiment(database: Database) -> None:
     experiment = new_run()
     first, second, other = new_run(), new_run(), new_run()
@@ -398,6 +412,33 @@ def test_a_direction_counts_for_every_run_of_the_experiment(database: Database) 
     with database.read() as connection:
         page = runs.page(connection, RunFilter(experiment=experiment, sort="metrics.acc"), NOW)
     assert [one.id for one in page.runs] == [third, *sorted((first, second))]
+
+
+def test_the_order_by_a_metric_follows_ends_late_points_directions_and_resumed_runs(database: Database) -> None:
+    experiment = new_run()
+    a, b, c = sorted(new_run() for _ in range(3))
+
+    def order() -> str:
+        with database.read() as connection:
+            page = runs.page(connection, RunFilter(experiment=experiment, sort="metrics.acc"), NOW)
+        return "".join("abc"[(a, b, c).index(one.id)] for one in page.runs)
+
+    for one, values in ((a, [9.0, 1.0]), (b, [2.0, 2.0]), (c, [1.5, 3.0])):
+        put(database, started(one, experiment), points(one, {"acc": values}, first=1))
+    assert order() == "abc"
+    for one in (a, b):
+        put(database, records(one, facts.Finished(at=T0 + 10**9, state="finished"), first=10))
+    assert order() == "abc"
+    put(database, points(b, {"acc": [0.5]}, first=5))
+    assert order() == "bac"
+    put(database, records(c, facts.Direction(at=T0 + 50, metric="acc", direction="max"), first=20))
+    assert order() == "bca"
+    put(database, Batch(a, "w", 1, 0, 1, records=[(0, msgspec.Raw(facts.encode(facts.Started(at=T0 + 2 * 10**9))))]))
+    assert shown(database, a).state == "running"
+    put(database, points(a, {"acc": [10.0]}, first=3000), points(b, {"acc": [9.5]}, first=6))
+    assert order() == "cba"
+    put(database, points(b, {"acc": [11.0]}, first=7))
+    assert order() == "cab"
 
 
 def test_metrics_in_a_context_are_metrics_of_their_own(database: Database, run: str) -> None:

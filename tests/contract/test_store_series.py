@@ -13,7 +13,7 @@ from sexton.ingest import ingest
 from sexton.model.records import Batch, Points
 from sexton.model.runs import Series
 from sexton.store import series
-from sexton.store.columns import BLOCK_ROWS
+from sexton.store.columns import BLOCK_ROWS, Axis
 from sexton.store.database import Database, open_database
 from tests.batches import T0, new_run, points
 from tests.postgres import Postgres
@@ -153,6 +153,7 @@ def test_compaction_changes_no_answer_however_points_arrive(database: Database, 
     compact(database, run)
     expect(firsts)
     assert _first_block(database, run) == untouched
+    assert np.all(np.diff(_times_of_blocks(database, run)) > 0)
     again = rows(database, run)
     compact(database, run)
     assert rows(database, run) == again == (0, 4)
@@ -163,6 +164,12 @@ def test_compaction_changes_no_answer_however_points_arrive(database: Database, 
 def _first_block(database: Database, run: str) -> Any:
     with database.read() as connection:
         return connection.exec_driver_sql(f"SELECT min(id) FROM blocks WHERE run = '{run}'").scalar_one()
+
+
+def _times_of_blocks(database: Database, run: str) -> Any:
+    with database.read() as connection:
+        blocks = connection.exec_driver_sql(f"SELECT axis, rows FROM blocks WHERE run = '{run}' ORDER BY id").all()
+    return np.concatenate([Axis(axis, count)["at"] for axis, count in blocks])
 
 
 def test_metrics_that_come_together_now_and_then_keep_their_own_rows(database: Database, run: str) -> None:

@@ -306,7 +306,7 @@ def _named_values(folder: Path) -> list[list[tuple[segment.Key, float]]]:
         keys = piece.shapes[int.from_bytes(frame.payload[1:5], "little")]
         fields = segment.RowShape(0, len(keys)).struct(frame.kind).unpack(frame.payload)
         named.append(list(zip(keys, fields[-len(keys) :], strict=True)))
-    return [[(key, round(value, 6) if value == value else None) for key, value in row] for row in named]  # type: ignore[misc]
+    return [[(key, round(value, 6) if value == value else None) for key, value in row] for row in named]  # type: ignore[misc]  # each row has its keys
 
 
 def _expected_values(count: int) -> list[list[tuple[segment.Key, float | None]]]:
@@ -419,4 +419,4 @@ def test_a_record_that_no_frame_holds_is_told_and_counted(tmp_path: Path) -> Non
     assert "30 MiB" in troubles[0]
     kept = [records.decode(frame.payload[1:]) for frame in _frames(tmp_path)]
     assert [type(record).__name__ for record in kept] == ["Started", "Note", "Trouble"]
-    assert kept[2] == records.Trouble(at=kept[2].at, kind="lost", count=1, reason=kept[2].reason)  # type: ignore[union-attr]
+    assert kept[2] == records.Trouble(at=kept[2].at, kind="lost", count=1, reason=kept[2].reason)  # type: ignore[union-attr]  # fails above if it is another

@@ -47,7 +47,11 @@ def clean_name(name: object) -> str:
 
 def clean_text(text: str) -> str:
     """`text` without what UTF-8 or a database can't say: bytes of a command line in another encoding, and NUL."""
-    return text.encode(errors="replace").decode().replace("\x00", "\ufffd")
+    return _utf8(text).replace("\x00", "\ufffd")
+
+
+def _utf8(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def said(value: object) -> str:
@@ -148,7 +152,7 @@ def _plain(value: Any, inside: tuple[int, ...]) -> Any:
     if value is None or type(value) is bool:
         return value
     if type(value) is str:
-        return clean_text(value)
+        return _utf8(value)
     if len(inside) > _DEPTH or id(value) in inside:
         return _repr(value)
     try:
@@ -182,7 +186,7 @@ def _number(value: int | float) -> Any:
 
 
 def _mapping(value: Mapping[Any, Any], inside: tuple[int, ...]) -> Any:
-    pairs = [[clean_text(said(key)), _plain(item, inside)] for key, item in value.items()]
+    pairs = [[_utf8(said(key)), _plain(item, inside)] for key, item in value.items()]
     plain = dict(pairs)
     if any(key.startswith("$") for key in plain) or len(plain) < len(pairs):
         return {"$dict": pairs}
@@ -191,11 +195,11 @@ def _mapping(value: Mapping[Any, Any], inside: tuple[int, ...]) -> Any:
 
 def _foreign(value: Any, inside: tuple[int, ...]) -> Any:
     if isinstance(value, str):  # a subclass, such as numpy.str_
-        return clean_text(str.__str__(value))
+        return _utf8(str.__str__(value))
     if isinstance(value, bytes | bytearray | memoryview):
         return {"$bytes": base64.b64encode(value).decode()}
     if isinstance(value, PurePath | date):
-        return clean_text(str(value))
+        return _utf8(str(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, inside)
     for method in ("tolist", "item"):  # numpy, torch, jax: what is an array stays one, be it of one element
@@ -212,7 +216,7 @@ def _foreign(value: Any, inside: tuple[int, ...]) -> Any:
 
 def _repr(value: object) -> Any:
     kind = type(value)
-    return {"$repr": clean_text(_plain_repr(value)[:1000]), "$type": f"{kind.__module__}.{kind.__qualname__}"}
+    return {"$repr": _utf8(_plain_repr(value)[:1000]), "$type": f"{kind.__module__}.{kind.__qualname__}"}
 
 
 def _plain_repr(value: object) -> str:

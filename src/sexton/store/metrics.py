@@ -10,7 +10,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, and_, bindparam, case, select, update
 
 from sexton.model.records import Direction
 from sexton.model.values import clean_name
@@ -63,12 +63,9 @@ def _numbers(connection: Connection, wanted: set[Key]) -> dict[Key, int]:
 # --------------------------------------------------------------------------------------------------------- summaries
 
 
-Summary = tuple[
-    str, int, float | None, float | None, float | None, int, str | None, int, int, int, str | None, float | None
-]
+Summary = tuple[str, int, float | None, float | None, float | None, int, str | None, int, int, int, float | None]
 """A row of `summaries`, whose columns these are: run, metric, last, min, max (None for NaN), points, step (an int64 or
-float64 as text), at, session and seq of the last, direction, and rank: what runs are sorted by, which is the best where
-a direction was declared, else the last."""
+float64 as text), at, session and seq of the last, and rank, which `rank` sets."""
 
 
 class Last(NamedTuple):
@@ -80,20 +77,14 @@ class Last(NamedTuple):
     seq: int
 
 
-def summarised(
-    run: str, metrics: Sequence[int], values: Floats, last: Last, directions: Sequence[str | None]
-) -> list[Summary]:
+def summarised(run: str, metrics: Sequence[int], values: Floats, last: Last) -> list[Summary]:
     """The summaries of rows of points; `values` has a row for each metric."""
     hollow = bool(np.isnan(values).any())
     newest = _known(values[:, -1], hollow)
     least = _known(np.fmin.reduce(values, axis=1), hollow)
     greatest = _known(np.fmax.reduce(values, axis=1), hollow)
-    ranks = newest
-    if any(directions):
-        best = zip(directions, newest, least, greatest, strict=True)
-        ranks = [new if way is None else low if way == "min" else high for way, new, low, high in best]
-    always = map(repeat, (values.shape[1], *last))
-    return list(zip(repeat(run), metrics, newest, least, greatest, *always, directions, ranks, strict=False))
+    always = map(repeat, (values.shape[1], *last, None))
+    return list(zip(repeat(run), metrics, newest, least, greatest, *always, strict=False))
 
 
 def _known(numbers: Floats, hollow: bool) -> list[float | None]:
@@ -114,34 +105,55 @@ _NEWER = """
     excluded.at > summaries.at OR (excluded.at = summaries.at AND (
         SELECT (new.writer, new.epoch, excluded.seq) > (old.writer, old.epoch, summaries.seq)
         FROM sessions AS new, sessions AS old WHERE new.id = excluded.session AND old.id = summaries.session))"""
-_LEAST = "CASE WHEN summaries.min <= excluded.min THEN summaries.min ELSE coalesce(excluded.min, summaries.min) END"
-_GREATEST = "CASE WHEN summaries.max >= excluded.max THEN summaries.max ELSE coalesce(excluded.max, summaries.max) END"
-_NEWEST = {
-    name: f"CASE WHEN {_NEWER} THEN excluded.{name} ELSE summaries.{name} END"
+_NEWEST = ", ".join(
+    f"{name} = CASE WHEN {_NEWER} THEN excluded.{name} ELSE summaries.{name} END"
     for name in ("last", "step", "at", "session", "seq")
-}
+)
 _MERGE = f"""
-    ON CONFLICT (run, metric) DO UPDATE SET
-        {", ".join(f"{name} = {newest}" for name, newest in _NEWEST.items())},
-        min = {_LEAST}, max = {_GREATEST}, points = summaries.points + excluded.points,
-        rank = CASE summaries.direction WHEN 'min' THEN {_LEAST} WHEN 'max' THEN {_GREATEST} ELSE {_NEWEST["last"]} END
+    ON CONFLICT (run, metric) DO UPDATE SET {_NEWEST}, points = summaries.points + excluded.points,
+        min = CASE WHEN summaries.min <= excluded.min THEN summaries.min ELSE coalesce(excluded.min, summaries.min) END,
+        max = CASE WHEN summaries.max >= excluded.max THEN summaries.max ELSE coalesce(excluded.max, summaries.max) END
 """
 
 
 # -------------------------------------------------------------------------------------------------------- directions
 
-_DECLARED = select(schema.directions).where(
-    schema.directions.c.project.in_(bindparam("projects", expanding=True)),
-    schema.directions.c.experiment.in_(bindparam("experiments", expanding=True)),
+_s, _d, _r = schema.summaries.c, schema.directions.c, schema.runs.c
+
+of_home = and_(_d.project == _r.project, _d.experiment == _r.experiment, _d.metric == _s.metric)
+"""Joins the direction that counts for a summary, if one does, to it and its run."""
+
+best = case((_d.direction == "min", _s.min), (_d.direction == "max", _s.max), else_=_s.last)
+"""What runs are sorted by: the best by the direction, the last without one."""
+
+_RANK = update(schema.summaries).where(_s.run.in_(bindparam("runs", expanding=True)))
+_RANK = _RANK.values(
+    rank=select(best)
+    .select_from(schema.runs.outerjoin(schema.directions, of_home))
+    .where(_r.id == _s.run, _r.state != "running")
+    .correlate(schema.summaries)
+    .scalar_subquery()
 )
 
 
-def declared(tx: Tx, homes: Iterable[Home]) -> dict[tuple[Home, int], Any]:
+def rank(tx: Tx, runs: Iterable[str]) -> None:
+    """Give the summaries of runs that have ended their rank, and take it from those that go on: it is in an index, and
+    would cost more than all else to keep while points arrive."""
+    for part in some(sorted(runs)):
+        tx.connection.execute(_RANK, {"runs": part})
+
+
+_DECLARED = select(schema.directions).where(
+    _d.project.in_(bindparam("projects", expanding=True)), _d.experiment.in_(bindparam("experiments", expanding=True))
+)
+
+
+def declared(connection: Connection, homes: Iterable[Home]) -> dict[tuple[Home, int], Any]:
     """By home and metric: the rows of `directions` in those homes."""
     found = {}
     for part in some(sorted(set(homes))):
         names = {"projects": sorted({project for project, _ in part}), "experiments": [name for _, name in part]}
-        for row in tx.connection.execute(_DECLARED, names).all():
+        for row in connection.execute(_DECLARED, names).all():
             found[(row.project, row.experiment), row.metric] = row
     return found
 
@@ -154,36 +166,20 @@ def declare(tx: Tx, said: Iterable[tuple[str, Home, Direction]]) -> None:
         place = home, clean_name(one.metric)
         newest[place] = max(newest.get(place, (one.at, run, "")), (one.at, run, one.direction))
     numbers = ids(tx, [(name, "") for _, name in newest])
-    known = declared(tx, [home for home, _ in newest])
+    known = declared(tx.connection, [home for home, _ in newest])
     for (home, name), (at, run, direction) in newest.items():
         metric = numbers[name, ""]
         old = known.get((home, metric))
         if old is None or (old.at, old.run) < (at, run):
             tx.upsert(schema.directions, [(*home, metric, direction, at, run)])
             if old is None or old.direction != direction:
-                _direct(tx, home, metric, direction)
+                _redirect(tx, home, metric)
 
 
-def _direct(tx: Tx, home: Home, metric: int, direction: str) -> None:
-    """Let a new direction count in all runs of the experiment."""
-    table, runs = schema.summaries, schema.runs
-    measured = select(table.c.run).where(table.c.metric == metric)
-    here = select(runs.c.id).where(runs.c.project == home[0], runs.c.experiment == home[1], runs.c.id.in_(measured))
-    changed = tx.connection.scalars(here.order_by(runs.c.id).with_for_update()).all()
-    for part in some(changed):
-        change = update(table).where(table.c.metric == metric, table.c.run.in_(part))
-        tx.connection.execute(change.values(direction=direction, rank=table.c[direction]))
+def _redirect(tx: Tx, home: Home, metric: int) -> None:
+    measured = select(_s.run).where(_s.metric == metric)
+    here = select(_r.id).where(_r.project == home[0], _r.experiment == home[1], _r.id.in_(measured))
+    changed = tx.connection.scalars(here.order_by(_r.id).with_for_update()).all()
+    rank(tx, changed)
     for run in changed:
         tx.touch(run)
-
-
-def agree(tx: Tx, run: str, home: Home) -> None:
-    """Make the summaries of a run, which may have come to another experiment, agree with the directions there."""
-    table = schema.summaries
-    mine = update(table).where(table.c.run == run)
-    here = {metric: row.direction for (_, metric), row in declared(tx, [home]).items()}
-    stray = mine.where(table.c.direction.is_not(None), table.c.metric.not_in(list(here)))
-    tx.connection.execute(stray.values(direction=None, rank=table.c.last))
-    for metric, direction in here.items():
-        other = mine.where(table.c.metric == metric, table.c.direction.is_distinct_from(direction))
-        tx.connection.execute(other.values(direction=direction, rank=table.c[direction]))

@@ -9,14 +9,31 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, literal, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    FromClause,
+    Select,
+    and_,
+    asc,
+    desc,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
 
 from sexton import errors
 from sexton.model.runs import LOST_AFTER_SECONDS, RunFilter
 from sexton.store import metrics, schema
 from sexton.store.schema import TAG_HEAD
 
-_runs, _tags, _summaries = schema.runs, schema.tags, schema.summaries
+_runs, _tags, _summaries, _directions = schema.runs, schema.tags, schema.summaries, schema.directions
+
+Conditions = Sequence[ColumnElement[bool]]
 
 _SORTS = {
     "created": _runs.c.created_at,
@@ -38,11 +55,11 @@ class _Place(NamedTuple):
 
 
 class _Order(NamedTuple):
-    """What runs are sorted by: the column, joined to `runs` where it is elsewhere."""
+    """What runs are sorted by: a column of theirs, or a metric."""
 
-    value: ColumnElement[Any]
     descending: bool
-    metric: int | None = None
+    column: ColumnElement[Any] | None = None
+    metric: int = -1
 
 
 def count(connection: Connection, which: RunFilter, now: int) -> int:
@@ -61,30 +78,49 @@ def select_page(connection: Connection, which: RunFilter, now: int, total: int) 
     found: list[_Place] = []
     if after is None or after.known:
         found = [_Place(True, *row) for row in connection.execute(_known(order, conditions, after).limit(limit))]
-    if len(found) < limit and order.value is not _runs.c.created_at:
+    if len(found) < limit and order.column is not _runs.c.created_at:
         rest = _unknown(order, conditions, after).limit(limit - len(found))
         found += [_Place(False, *row) for row in connection.execute(rest)]
     page = found[: limit - 1]
     return [place.id for place in page], _encoded(page[-1]) if len(found) == limit else None
 
 
-def _known(order: _Order, conditions: Sequence[ColumnElement[bool]], after: _Place | None) -> Select[Any]:
-    key = _runs.c.id if order.metric is None else _summaries.c.run
-    query = select(order.value, key).where(order.value.is_not(None), *conditions)
-    if order.metric is not None:
-        query = query.join(_runs, _runs.c.id == _summaries.c.run).where(_summaries.c.metric == order.metric)
-    if after is not None:
-        here, there = tuple_(order.value, key), tuple_(literal(after.value), literal(after.id))
-        query = query.where(here < there if order.descending else here > there)
-    if order.descending:
-        return query.order_by(order.value.desc(), key.desc())
-    return query.order_by(order.value, key)
+def _known(order: _Order, conditions: Conditions, after: _Place | None) -> CompoundSelect[Any, Any]:
+    parts = [
+        _after(order, select(value.label("value"), _runs.c.id.label("id")).select_from(source), value, after).where(
+            value.is_not(None), *conditions, *more
+        )
+        for value, source, more in _sources(order)
+    ]
+    way = desc if order.descending else asc
+    return union_all(*parts).order_by(way("value"), way("id"))
 
 
-def _unknown(order: _Order, conditions: Sequence[ColumnElement[bool]], after: _Place | None) -> Select[Any]:
+def _sources(order: _Order) -> list[tuple[ColumnElement[Any], FromClause, Conditions]]:
+    """Where the value of a run is. That of a metric is in an index once the run has ended."""
+    if order.column is not None:
+        return [(order.column, _runs, [])]
+    both = _summaries.join(_runs, _runs.c.id == _summaries.c.run)
+    running = both.outerjoin(_directions, metrics.of_home)
+    mine = _summaries.c.metric == order.metric
+    return [
+        (_summaries.c.rank, both, [mine, _runs.c.state != "running"]),
+        (metrics.best, running, [mine, _runs.c.state == "running"]),
+    ]
+
+
+def _after(order: _Order, query: Select[Any], value: ColumnElement[Any], after: _Place | None) -> Select[Any]:
+    if after is None:
+        return query
+    here, there = tuple_(value, _runs.c.id), tuple_(literal(after.value), literal(after.id))
+    return query.where(here < there if order.descending else here > there)
+
+
+def _unknown(order: _Order, conditions: Conditions, after: _Place | None) -> Select[Any]:
     created, key = _runs.c.created_at, _runs.c.id
-    ranked = (_summaries.c.run == key, _summaries.c.metric == order.metric, order.value.is_not(None))
-    unknown = ~exists().where(*ranked) if order.metric is not None else order.value.is_(None)
+    measured = select(_summaries.c.run).select_from(_summaries.outerjoin(_directions, metrics.of_home))
+    measured = measured.where(_summaries.c.run == key, _summaries.c.metric == order.metric, metrics.best.is_not(None))
+    unknown = ~measured.correlate(_runs).exists() if order.column is None else order.column.is_(None)
     query = select(created, key).where(unknown, *conditions)
     if after is not None and not after.known:
         query = query.where(tuple_(created, key) < tuple_(literal(after.value), literal(after.id)))
@@ -95,10 +131,10 @@ def _order(connection: Connection, sort: str) -> _Order:
     name = sort.removeprefix("-")
     descending = name != sort
     if name in _SORTS:
-        return _Order(_SORTS[name], descending)
+        return _Order(descending, _SORTS[name])
     if name.startswith("metrics."):
         numbers = metrics.find(connection, name.removeprefix("metrics."))
-        return _Order(_summaries.c.rank, descending, numbers[0] if numbers else -1)
+        return _Order(descending, metric=numbers[0] if numbers else -1)
     reason = f"it is {', '.join(_SORTS)} or metrics.NAME, with - before it for descending"
     raise errors.InvalidValue(what="the order of runs", value=sort, reason=reason)
 

@@ -1,7 +1,7 @@
 """Runs as readers see them: pages of them, one in detail, and what changed. Knows which rows make a `Run`."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -14,7 +14,7 @@ from sexton.model.runs import Changes, ConsoleText, Detail, Page, Run, RunFilter
 from sexton.model.values import spell
 from sexton.store import artifacts, pages, records, schema
 from sexton.store.database import some
-from sexton.store.metrics import USAGE
+from sexton.store.metrics import USAGE, Home, declared
 
 _json = msgspec.json.decode
 
@@ -93,14 +93,15 @@ def _runs(connection: Connection, ids: Sequence[str], now: int) -> list[Run]:
 
 def _some_runs(connection: Connection, ids: Sequence[str], now: int) -> dict[str, Run]:
     runs, params, tags = schema.runs, schema.params, schema.tags
+    rows = connection.execute(select(*_columns()).where(runs.c.id.in_(ids))).mappings().all()
     mine = select(params.c.run, params.c.key, params.c.value).where(params.c.run.in_(ids))
     given = _by_run(connection, mine.order_by(params.c.run, params.c.key), _json)
     whole = tags.c.value + func.coalesce(tags.c.rest, "")
     mine = select(tags.c.run, tags.c.key, whole).where(tags.c.run.in_(ids), tags.c.value.is_not(None))
     tagged = _by_run(connection, mine.order_by(tags.c.run, tags.c.key), str)
-    metrics, memory = _metrics(connection, ids)
+    metrics, memory = _metrics(connection, {row["id"]: (row["project"], row["experiment"]) for row in rows})
     found = {}
-    for row in connection.execute(select(*_columns()).where(runs.c.id.in_(ids))).mappings():
+    for row in rows:
         run = row["id"]
         fields = dict(row) | {
             "state": shown_state(row["state"], row["heard_at"], now),
@@ -126,19 +127,24 @@ def _by_run(
     return found
 
 
-def _metrics(connection: Connection, ids: Sequence[str]) -> tuple[defaultdict[str, dict[str, Summary]], dict[str, int]]:
+def _metrics(
+    connection: Connection, homes: Mapping[str, Home]
+) -> tuple[defaultdict[str, dict[str, Summary]], dict[str, int]]:
     """The summaries of each run, and the most memory that samples of it saw."""
     table, names = schema.summaries, schema.metrics
-    columns = (table.c.last, table.c.min, table.c.max, table.c.points, table.c.step, table.c.direction)
-    query = select(table.c.run, names.c.name, names.c.context, *columns).join(names, names.c.id == table.c.metric)
-    query = query.where(table.c.run.in_(ids)).order_by(table.c.run, names.c.name, names.c.context)
+    columns = (table.c.last, table.c.min, table.c.max, table.c.points, table.c.step)
+    query = select(table.c.run, names.c.id, names.c.name, names.c.context, *columns)
+    query = query.join(names, names.c.id == table.c.metric).where(table.c.run.in_(list(homes)))
+    directions = declared(connection, homes.values())
     found: defaultdict[str, dict[str, Summary]] = defaultdict(dict)
     memory = {}
-    for run, name, context, *numbers in connection.execute(query).all():
+    ordered = query.order_by(table.c.run, names.c.name, names.c.context)
+    for run, number, name, context, last, least, greatest, count, step in connection.execute(ordered).all():
         if context != USAGE:
-            found[run][name + context] = _summary(*numbers)
+            way = directions.get((homes[run], number)) if directions else None
+            found[run][name + context] = _summary(last, least, greatest, count, step, way and way.direction)
         elif name == "memory":
-            memory[run] = int(numbers[2])
+            memory[run] = int(greatest)
     return found, memory
 
 

@@ -194,7 +194,6 @@ summaries = Table(
     Column("points", BigInteger, nullable=False),
     Column("step", Text),
     *_place(),
-    Column("direction", Text),
     Column("rank", Double),
     Index("summaries_by_rank", "metric", "rank", "run"),
     sqlite_with_rowid=False,

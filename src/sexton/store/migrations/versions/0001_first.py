@@ -140,7 +140,7 @@ def _metrics() -> None:
         "summaries",
         *(_need("run", TEXT), _need("metric", ID), _may("last", REAL), _may("min", REAL), _may("max", REAL)),
         *(_need("points", INT), _may("step", TEXT), _need("at", INT), _need("session", ID), _need("seq", INT)),
-        *(_may("direction", TEXT), _may("rank", REAL)),
+        _may("rank", REAL),
         *_run("run", "metric"),
         sqlite_with_rowid=False,
     )
