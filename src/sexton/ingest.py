@@ -95,7 +95,7 @@ def ingest(tx: Tx, batches: Sequence[Batch]) -> list[Ack]:
     _describe(tx, arrived)
     _measure(tx, arrived)
     changed = [run for run in arrived.runs.values() if run.changed]
-    metrics.rank(tx, [run.id for run in changed if {run.state, run.was} & ENDED])
+    metrics.rank(tx, [run.id for run in changed if run.state in ENDED])
     held.save(tx, changed)
     arrived.sessions.save(tx)
     for run in changed:

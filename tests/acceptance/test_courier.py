@@ -376,7 +376,7 @@ def test_postgresql_gives_the_same_answers_as_sqlite(home: Home, postgres_url: s
     """
     with home.no_courier():
         assert home.run(program).stderr == ""
-        copies = home.spool.parent / "copies"
+        copies = home.folder / "copies"
         shutil.copytree(home.spool, copies)
     told = {}
     for url in (home.settings.url, postgres_url.replace("postgresql+psycopg://", "postgresql://")):

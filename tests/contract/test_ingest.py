@@ -414,6 +414,17 @@ def test_a_direction_counts_for_every_run_of_the_experiment(database: Database) 
     assert [one.id for one in page.runs] == [third, *sorted((first, second))]
 
 
+def test_a_direction_waits_until_its_experiment_is_known(database: Database, run: str) -> None:
+    metric, stranger = new_run(), new_run()
+    put(database, points(stranger, {metric: [1.0, 2.0]}))  # in experiment default, like all that have not started
+    put(database, records(run, facts.Direction(at=T0 + 1, metric=metric, direction="min"), first=1))
+    put(database, points(run, {metric: [1.0, 2.0]}, first=2))
+    assert shown(database, run).metrics[metric].best is None
+    put(database, started(run, "e"))
+    assert shown(database, run).metrics[metric].best == 1.0
+    assert shown(database, stranger).metrics[metric].best is None
+
+
 def test_the_order_by_a_metric_follows_ends_late_points_directions_and_resumed_runs(database: Database) -> None:
     experiment = new_run()
     a, b, c = sorted(new_run() for _ in range(3))
@@ -434,7 +445,6 @@ def test_the_order_by_a_metric_follows_ends_late_points_directions_and_resumed_r
     put(database, records(c, facts.Direction(at=T0 + 50, metric="acc", direction="max"), first=20))
     assert order() == "bca"
     put(database, Batch(a, "w", 1, 0, 1, records=[(0, msgspec.Raw(facts.encode(facts.Started(at=T0 + 2 * 10**9))))]))
-    assert shown(database, a).state == "running"
     put(database, points(a, {"acc": [10.0]}, first=3000), points(b, {"acc": [9.5]}, first=6))
     assert order() == "cba"
     put(database, points(b, {"acc": [11.0]}, first=7))

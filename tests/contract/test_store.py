@@ -14,7 +14,7 @@ import pytest
 
 from sexton import clock, errors
 from sexton.ingest import ingest
-from sexton.model.records import Ack, Batch, Finished, Params, Tag
+from sexton.model.records import Ack, Batch, Finished, Note, Params, Tag, Trouble
 from sexton.model.runs import Run, RunFilter
 from sexton.store import database as store
 from sexton.store import runs, series
@@ -111,6 +111,33 @@ def test_runs_of_one_revision_come_together(database: Database) -> None:
         rest = runs.changes(connection, first.revision, 3, NOW)
         assert (len(first.runs), first.revision, len(rest.runs), rest.revision) == (7, 1, 1, 2)
         assert runs.changes(connection, 2, 3, NOW).runs == []
+
+
+def test_a_batch_that_arrives_several_times_at_once_has_its_effect_once(database: Database) -> None:
+    together = threading.Barrier(4)
+
+    def deliver(batches: list[Batch]) -> list[Ack]:
+        together.wait(30)
+        while True:
+            try:
+                return put(database, *batches)
+            except errors.Unavailable:
+                continue
+
+    with ThreadPoolExecutor(4) as pool:
+        for known in (True, False) * 4:
+            run = new_run()
+            if known:
+                put(database, started(run, "e"))
+            batch = records(run, Note(at=T0, text="once"), Trouble(at=T0 + 1, kind="lost", count=1), first=5)
+            sent = [batch, points(run, {"m": [1.0, 2.0]}, first=10)]
+            acks = [ack for found in pool.map(deliver, [sent] * 4) for ack in found]
+            assert sorted(ack.new for ack in acks) == [0] * 6 + [2, 2]
+            with database.read() as connection:
+                found = runs.detail(connection, run, NOW)
+                assert series.read(connection, run, "m").values == [1.0, 2.0]
+            assert len(found.notes) == 1
+            assert (found.run.metrics["m"].count, found.run.trouble) == (2, {"lost": 1})
 
 
 def test_writers_of_the_same_new_runs_do_not_lose_each_others_work(database: Database) -> None:

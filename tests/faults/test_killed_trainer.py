@@ -56,7 +56,7 @@ def test_killed_at_any_moment_it_has_lost_nothing_that_it_had_logged(home: Home,
         def work(worker):
             for step in range(10**9):
                 run.log({f"worker {worker}": step, f"sometimes {step % 7}": 1.0}, step=step)
-                sys.stdout.write(f"{worker} {step}\\n")
+                os.write(1, f"{worker} {step}\\n".encode())
                 if step % 50 == 0:
                     run.note(f"{worker} at {step}")
 

@@ -68,11 +68,6 @@ class Held:
     new: bool
     """Whether this transaction made it."""
     changed: bool = False
-    was: str = ""
-    """Its state before."""
-
-    def __post_init__(self) -> None:
-        self.was = self.state
 
     @property
     def home(self) -> Home:

@@ -137,8 +137,8 @@ _RANK = _RANK.values(
 
 
 def rank(tx: Tx, runs: Iterable[str]) -> None:
-    """Give the summaries of runs that have ended their rank, and take it from those that go on: it is in an index, and
-    would cost more than all else to keep while points arrive."""
+    """Give the summaries of runs that have ended their rank. It is in an index: to keep it while points arrive would
+    cost more than all else."""
     for part in some(sorted(runs)):
         tx.connection.execute(_RANK, {"runs": part})
 
