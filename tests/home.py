@@ -116,9 +116,14 @@ class Home:
         assert not left, f"{left}\n{self.courier_said()}"
 
     def emptied(self) -> None:
-        """Wait until the spool holds no journal any more: all runs have ended and all is delivered."""
-        start.ensure(self.settings)
-        until(lambda: not reader.runs(self.spool), f"an empty spool\n{self.courier_said()}")
+        """Wait until the spool holds no journal any more: all runs have ended and all is delivered. Hurries the
+        courier, like somebody who waits."""
+
+        def empty() -> bool:
+            start.ensure(self.settings)
+            return not reader.runs(self.spool)
+
+        until(empty, f"an empty spool\n{self.courier_said()}")
 
     # ------------------------------------------------------------------------------------------------------- store
 

@@ -65,20 +65,10 @@ def _check(home: Home, run: Run, url: str, steps: int = 500) -> None:
     assert (detail.run.state, detail.run.trouble, detail.run.params) == ("finished", {}, {"a": 1})
 
 
-def _arrives(home: Home) -> None:
-    """Wait until the spool is empty, hurrying the courier like somebody who waits."""
-
-    def empty() -> bool:
-        start.ensure(home.settings)
-        return not list(home.spool.glob("*/journal.json"))
-
-    until(empty, f"an empty spool\n{home.courier_said()}")
-
-
 def _storm(home: Home, monkeypatch: pytest.MonkeyPatch, seed: int, faults: tuple[str, ...]) -> None:
     with _server(home) as server, Proxy(server.port, seed, faults) as proxy:
         run = _log(home, proxy.url, monkeypatch)
-        _arrives(home)
+        home.emptied()
         assert sum(proxy.done[fault] for fault in faults) > 3
         proxy.calm()
         _check(home, run, server.url)
@@ -126,7 +116,7 @@ def test_each_reply_to_a_delivery_is_lost_once(home: Home, monkeypatch: pytest.M
 
         proxy.fault = every_first
         run = _log(home, proxy.url, monkeypatch)
-        _arrives(home)
+        home.emptied()
         assert proxy.done["drop the reply"] >= 1
         _check(home, run, server.url)
 
@@ -141,7 +131,7 @@ def test_a_server_that_is_away_at_first(home: Home, monkeypatch: pytest.MonkeyPa
     server = _server(home)
     server.port = port
     with server:
-        _arrives(home)
+        home.emptied()
         _check(home, run, server.url)
         assert "answers again" in home.courier_said()
 
@@ -154,7 +144,7 @@ def test_a_server_that_is_killed_while_it_is_delivered_to(home: Home, monkeypatc
             until(lambda: list(home.spool.glob("*/cursor.json")) or not list(home.spool.glob("*/journal.json")), "some")
             server.kill()
             server.start()
-        _arrives(home)
+        home.emptied()
         _check(home, run, server.url)
 
 
@@ -166,7 +156,7 @@ def test_a_server_of_another_version_gets_nothing(home: Home, monkeypatch: pytes
         until(lambda: "version" in home.courier_said(), "a word about it")
         assert "99" in home.courier_said()
         proxy.calm()
-        _arrives(home)
+        home.emptied()
         _check(home, run, server.url)
 
 
@@ -192,7 +182,7 @@ def test_a_database_that_is_restarted_under_the_courier(home: Home, monkeypatch:
             start.ensure(home.settings)
             database.stop()
             database.start()
-        _arrives(home)
+        home.emptied()
         for run in runs:
             _check(home, run, url)
     finally:

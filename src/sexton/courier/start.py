@@ -18,6 +18,10 @@ from sexton.journal import reader
 from sexton.settings import Settings
 
 
+_START_SECONDS = 0.3  # until one that was started holds the lock; who waits for it asks more often
+_on_its_way: dict[Path, clock.Deadline] = {}
+
+
 def wake(spool: Path) -> bool:
     """End the pause of the spool's courier. False where none is running."""
     try:
@@ -46,8 +50,9 @@ def ensure(settings: Settings, hurry: bool = True) -> None:
     """See that the spool has a courier, and unless told otherwise that it makes its next round, and tries what it would
     try later, at once. Raises `OSError` where a process can not be started."""
     spool = settings.spool
-    if (hurry and wake(spool)) or is_running(spool):
+    if (hurry and wake(spool)) or is_running(spool) or not _on_its_way.get(spool, clock.Deadline(0)).passed:
         return
+    _on_its_way[spool] = clock.Deadline(_START_SECONDS)
     import subprocess  # most calls find a courier and need not load it
 
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
