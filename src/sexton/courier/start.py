@@ -17,7 +17,6 @@ from sexton import clock
 from sexton.journal import reader
 from sexton.settings import Settings
 
-
 _START_SECONDS = 0.3  # until one that was started holds the lock; who waits for it asks more often
 _on_its_way: dict[Path, clock.Deadline] = {}
 
