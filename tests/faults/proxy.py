@@ -82,7 +82,8 @@ class Proxy:
         if fault == "refuse":
             return
         if fault == "hang":
-            await asyncio.Event().wait()
+            await client[0].read(-1)  # until the client has had enough
+            return
         request = head + await _body(client[0], head)
         if fault == "fail":
             body = b'{"error":{"code":"internal","message":"m","fields":{"id":"1"},"transient":true}}'
