@@ -7,6 +7,7 @@ once, and the values of each metric by themselves.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -118,6 +119,20 @@ class Axis(Mapping[str, Ints]):
 def log_order(at: Ints, writer: Ints, seq: Ints) -> Ints:
     """The permutation that puts rows into log order; `writer` ranks their sessions by (writer, epoch)."""
     return np.lexsort((seq, writer, at))
+
+
+def is_ordered(axes: Sequence[Mapping[str, Ints]]) -> bool:
+    """Whether the rows of all axes, one after another, have ascending times, hence are in log order."""
+    times = [axis["at"] for axis in axes]
+    within = all(bool((at[1:] > at[:-1]).all()) for at in times)
+    return within and all(one[-1] < other[0] for one, other in pairwise(times))
+
+
+def picked(axes: Sequence[Mapping[str, Ints]], name: str, rows: Ints) -> Ints:
+    """These rows, which ascend, of one array over several axes, without making one array of all."""
+    starts = np.cumsum([0, *(len(axis["at"]) for axis in axes)])
+    parts = np.split(rows, np.searchsorted(rows, starts[1:-1]))
+    return np.concatenate([axis[name][part - start] for axis, part, start in zip(axes, parts, starts, strict=False)])
 
 
 def joined(axes: Sequence[Mapping[str, Ints]], name: str) -> Ints:

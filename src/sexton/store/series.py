@@ -26,9 +26,11 @@ from sexton.store.columns import (
     Sheet,
     decode_chunk,
     encode_axis,
+    is_ordered,
     joined,
     log_order,
     pack,
+    picked,
     thin,
     unpack,
 )
@@ -65,12 +67,15 @@ def read(connection: Connection, run: str, name: str, context: str = "", points:
     order = _order(connection, run, axes)
     values = values if order is None else values[order]
     chosen = np.arange(len(values)) if points is None else thin(values, points)
-    rows = chosen if order is None else order[chosen]
+    kinds, steps, times = (
+        picked(axes, part, chosen) if order is None else joined(axes, part)[order[chosen]]
+        for part in ("kind", "step", "time")
+    )
     return Series(
         name=name,
         count=len(values),
-        steps=_steps(joined(axes, "kind")[rows], joined(axes, "step")[rows]),
-        times=joined(axes, "time")[rows].tolist(),
+        steps=_steps(kinds, steps),
+        times=times.tolist(),
         values=[spell(value) for value in values[chosen].tolist()],
     )
 
@@ -120,15 +125,14 @@ def _numbers(chunk: Any) -> list[int]:
 
 def _order(connection: Connection, run: str, axes: Sequence[Mapping[str, Ints]]) -> Ints | None:
     """The permutation that puts the rows of all axes into log order; None where they are."""
-    at = joined(axes, "at")
-    if bool((at[1:] > at[:-1]).all()):
+    if is_ordered(axes):
         return None
     table = schema.sessions
     mine = select(table.c.id).where(table.c.run == run).order_by(table.c.writer, table.c.epoch)
     numbers = np.fromiter(connection.scalars(mine), np.int64)
     ranks = np.zeros(int(numbers.max()) + 1, np.int64)
     ranks[numbers] = np.arange(len(numbers))
-    return log_order(at, ranks[joined(axes, "session")], joined(axes, "seq"))
+    return log_order(joined(axes, "at"), ranks[joined(axes, "session")], joined(axes, "seq"))
 
 
 # -------------------------------------------------------------------------------------------------------- compaction
