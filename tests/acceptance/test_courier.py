@@ -17,7 +17,7 @@ from sexton.capture import machine
 from sexton.courier import start
 from sexton.courier.delivery import discard, tidy
 from sexton.journal import reader, segment
-from sexton.journal.journal import Identity, Writer, identity_of, segment_path
+from sexton.journal.journal import Identity, Writer, identify, identity_of, segment_path
 from sexton.model import records
 from sexton.model.values import short_id
 from tests.home import Home, until
@@ -101,6 +101,28 @@ def test_it_goes_when_there_is_nothing_to_do_and_comes_back(home: Home) -> None:
         until(lambda: not start.is_running(home.spool), "the courier to go")
         assert not (home.spool / "wake").exists()
         assert len(home.runs()) == number + 1
+
+
+def test_a_journal_that_was_just_made_is_not_taken_for_one_that_is_done(home: Home) -> None:
+    """Between making a journal and opening it, a recorder starts its command: the courier may look just then."""
+    chosen, run = home.settings, short_id(os.urandom(8))
+    folder = home.spool / run
+    made = identify(folder, Identity(run, short_id(os.urandom(8)), chosen.url, chosen.blobs))
+    begun = start.rounds(home.spool)
+    start.ensure(chosen)
+    until(lambda: start.rounds(home.spool) >= begun + 3, "three rounds")
+    assert identity_of(folder) == made
+    _journal(home, run=run)
+    home.emptied()
+    assert _notes(home, run) == ["note 0", "note 1", "note 2"]
+
+
+def test_a_journal_that_nobody_ever_opened_goes_after_a_while(home: Home) -> None:
+    chosen, run = home.settings, short_id(os.urandom(8))
+    identify(home.spool / run, Identity(run, short_id(os.urandom(8)), chosen.url, chosen.blobs))
+    os.utime(home.spool / run / "journal.json", ns=(0, 0))
+    home.emptied()
+    assert home.runs() == []
 
 
 def test_it_stays_while_a_run_is_alive(home: Home) -> None:

@@ -108,6 +108,11 @@ class Delivery:
         return max(times, default=0)
 
     @property
+    def made_at(self) -> int:
+        """When the journal was made, UTC ns."""
+        return (self.folder / "journal.json").stat().st_mtime_ns
+
+    @property
     def behind(self) -> bool:
         """Whether so much waits that the next turn should come at once."""
         folder = self.folder

@@ -58,8 +58,12 @@ class Vigil:
 
     @property
     def over(self) -> bool:
-        """Whether no session can have anything more to say."""
-        return all(self._delivery.progress(epoch).ended or epoch in self.epochs for epoch in self._delivery.epochs())
+        """Whether no session can have anything more to say. A journal without any was made by somebody who is about to
+        open it; only after a while it is taken for left behind."""
+        sessions = self._delivery.epochs()
+        if not sessions:
+            return clock.now() - self._delivery.made_at > LOST_AFTER_SECONDS * clock.SECOND
+        return all(self._delivery.progress(epoch).ended or epoch in self.epochs for epoch in sessions)
 
     def stop(self) -> None:
         """Let go of what is open."""

@@ -307,6 +307,10 @@ class Writer:
             except FileExistsError:
                 epoch += fresh
                 number += not fresh
+            except FileNotFoundError:
+                if self._identity is None or (self.folder / "journal.json").exists():
+                    raise
+                return self._create()  # removed while it was being opened: there is another to begin
             else:
                 self.epoch, self._segment = epoch, number
                 self._sync_later(self.folder)  # or a power failure may take the file with all that is in it
