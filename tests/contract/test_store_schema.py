@@ -133,6 +133,14 @@ def test_many_openers_of_an_empty_place_find_one_store(store_url: str) -> None:
         assert len(set(pool.map(identity, range(8)))) == 1
 
 
+def test_openers_of_an_empty_folder_wait_for_the_first(tmp_path: Path) -> None:
+    def opened(place: Path) -> None:
+        open_database(f"file:{place}").close()
+
+    with ThreadPoolExecutor(8) as pool:  # 40 places: one alone shows a race once in 25 times
+        list(pool.map(opened, [tmp_path / str(place) for place in range(40) for _ in range(8)]))
+
+
 def test_processes_that_open_an_empty_place_together_find_one_store(tmp_path: Path) -> None:
     program = f"from sexton.store.database import open_database; print(open_database('file:{tmp_path}/s').store_id)"
     openers = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(4)]

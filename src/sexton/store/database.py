@@ -155,6 +155,8 @@ def _sqlite(url: str, folder: Path, create: bool) -> Engine:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     elif not (folder / FILE).exists():
         raise errors.NotFound(what=f"A store at {url}")
+    if not (folder / FILE).exists():
+        upgrade.place(folder / FILE)
     engine = sqlalchemy.create_engine(sqlalchemy.URL.create("sqlite", database=str(folder / FILE)))
 
     @event.listens_for(engine, "connect")

@@ -6,8 +6,9 @@ are what all of `migrations/` together make (a test holds them equal). An older 
 
 import fcntl
 import secrets
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import Column, Connection, Engine, MetaData, Table, Text, insert, inspect, select, text
@@ -25,6 +26,18 @@ STORE_ID = select(schema.meta.c.value).where(schema.meta.c.key == "store_id")
 
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", Text, primary_key=True))
 _ADVISORY_LOCK = 0x5E870  # any number, as long as every opener of the database takes the same
+
+
+def place(file: Path) -> None:
+    """Put an empty SQLite database there, unless another opener was first. It comes to its name already in WAL mode:
+    the change to it is refused at once, without waiting, while anybody else has the file open."""
+    with _alone_in(file.parent):
+        if not file.exists():
+            new = file.with_suffix(".new")
+            new.unlink(missing_ok=True)  # of an opener that was killed
+            with closing(sqlite3.connect(new)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+            new.rename(file)
 
 
 def bring_up(engine: Engine, url: str, create: bool, folder: Path | None) -> None:
@@ -49,11 +62,17 @@ def _found(connection: Connection) -> str | None:
 
 
 @contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    with (folder / "sexton.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def _alone(engine: Engine, folder: Path | None) -> Iterator[None]:
     """No other opener in the block, on this host or on any."""
     if folder is not None:
-        with (folder / "sexton.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with _alone_in(folder):
             yield
         return
     with engine.connect() as connection:
@@ -64,7 +83,7 @@ def _alone(engine: Engine, folder: Path | None) -> Iterator[None]:
 def _create(engine: Engine, url: str, create: bool) -> None:
     if not create:
         raise errors.NotFound(what=f"A store at {url}")
-    with engine.begin() as connection:
+    with engine.execution_options(sexton_begin="BEGIN IMMEDIATE").begin() as connection:
         taken = sorted(schema.metadata.tables.keys() & set(inspect(connection).get_table_names()))
         if taken:
             reason = f"this database holds tables of something else ({', '.join(taken)}); give Sexton one of its own"
