@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,14 @@ def _works(tool: str) -> bool:
     # A container may hold strace and forbid what it does.
     probe = ["strace", "-o", os.devnull, "true"] if tool == "strace" else [tool, "--version"]
     return subprocess.run(probe, check=False, capture_output=True).returncode == 0
+
+
+def pytest_configure() -> None:
+    """Where the tests run in the background, their shell (or nohup) has told them to ignore these: the programs they
+    start would ignore them too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
