@@ -45,9 +45,9 @@ bench: $(VENV)/.dev ## ratios against the real peers, written to docs/benchmarks
 	$(BIN)/python -m benchmarks
 
 lock: $(VENV)/.setup ## pin what pyproject.toml asks for; LOCK_ARGS=--upgrade takes the newest
-	$(LOCK) --extra postgres --group dev -o requirements/dev.txt
+	$(LOCK) --extra postgres --extra s3 --group dev -o requirements/dev.txt
 	$(LOCK) --group demo -c requirements/dev.txt -o requirements/demo.txt
-	$(LOCK) --extra postgres -c requirements/dev.txt -o requirements/base.txt
+	$(LOCK) --extra postgres --extra s3 -c requirements/dev.txt -o requirements/base.txt
 	$(UV) --quiet pip compile --group setup -c requirements/dev.txt --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-emit-index-url --no-emit-find-links $(LOCK_ARGS) -o requirements/setup.txt
 
