@@ -1,7 +1,7 @@
 """Every condition a caller can act on, as one tree.
 
 SextonError
-  x UsageError            InvalidName InvalidValue InvalidSetting InvalidRecord
+  x UsageError            InvalidName InvalidValue InvalidSetting InvalidRecord BadQuery
   x NotFound              RunNotFound MetricNotFound BlobNotFound ArtifactNotFound AmbiguousRun
   x Conflict              RunAlreadyEnded
   x Denied                Unauthenticated Forbidden ForeignOrigin UnsafeBind
@@ -86,6 +86,12 @@ class InvalidRecord(UsageError):
     """A batch for run {run} was refused, nothing of it was stored: {reason}."""
 
     code = "invalid_record"
+
+
+class BadQuery(UsageError):
+    """The query can not be read at column {column}:{caret}{reason}."""
+
+    code = "bad_query"
 
 
 class NotFound(SextonError, LookupError):

@@ -1,0 +1,1 @@
+"""What can be searched of all runs, by key and in columns: derived from the store, and rebuilt from it at any time."""
