@@ -60,7 +60,8 @@ def recipe(*pieces: bytes) -> Manifest:
 
 
 def pack(path: Path, *pieces: bytes) -> Path:
-    """Write a pack that has these chunks."""
+    """Write a pack that has these chunks, as a new file: one that was put is the object itself."""
+    path.unlink(missing_ok=True)
     with path.open("wb") as file:
         writer = PackWriter(file)
         for piece in dict.fromkeys(pieces):

@@ -191,9 +191,9 @@ def test_tensors_are_written_as_safetensors(home: Home, tmp_path: Path, caplog: 
     (tmp_path / "back").write_bytes(home.bytes_of(artifact.digest))
     back = load_file(tmp_path / "back")
     assert artifact.name == "model.safetensors"
-    assert set(back) == {"model.w", "model.half", "model.scalar", "big endian", "optimizer.state.0.exp_avg"}
+    assert set(back) == {"model.w", "model.half", "model.scalar", "model.big endian", "optimizer.state.0.exp_avg"}
     assert np.array_equal(back["model.w"], weights.T)
-    assert np.array_equal(back["big endian"], weights)
+    assert np.array_equal(back["model.big endian"], weights)
     assert (back["model.scalar"].shape, float(back["model.scalar"])) == ((), 2.5)
     assert "param_groups.0.lr" in caplog.text
     assert home.only_run().run.trouble == {"skipped": 1, "dropped": 1}

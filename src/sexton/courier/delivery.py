@@ -193,7 +193,7 @@ class Delivery:
         """Add to the parcel what is owed, if it can be sent."""
         saved = records.decode(owed.body)
         body = owed.body
-        if isinstance(saved, Saved):
+        if isinstance(saved, Saved):  # else a newer version's, which the store keeps as it is
             handover = Handover(self.folder, parcel.epoch, owed.sequence)
             record = store(handover, saved)
             if record is None:

@@ -118,27 +118,31 @@ class Uploads:
         sources = [
             Source(one.path, copy, files.Seen(one.size, one.mtime)) for one, copy in zip(taken, copies, strict=True)
         ]
+
+        def store(client: Client, under: str, work: Path) -> Artifact:
+            sent = upload(client, under, sources, work, saved.drop)
+            artifact = Artifact(
+                at=saved.at,
+                name=saved.name,
+                digest=sent.digest,
+                size=sent.size,
+                kind=saved.kind,
+                step=saved.step,
+                metrics=saved.metrics,
+                files=len(taken) if saved.folder else None,
+                shed=sent.shed,
+            )
+            client.keep_receipt(under, handover.batch(artifact))
+            return artifact
+
         with TemporaryDirectory(prefix=PACKS, dir=handover.folder.parent) as packs:
-            work = Path(packs)
             client, under = self._opened()
             try:
-                sent = upload(client, under, sources, work, saved.drop)
+                artifact = store(client, under, Path(packs))
             except errors.UploadClosed:
                 self._upload = None
                 client, under = self._opened()
-                sent = upload(client, under, sources, work, saved.drop)
-        artifact = Artifact(
-            at=saved.at,
-            name=saved.name,
-            digest=sent.digest,
-            size=sent.size,
-            kind=saved.kind,
-            step=saved.step,
-            metrics=saved.metrics,
-            files=len(taken) if saved.folder else None,
-            shed=sent.shed,
-        )
-        client.keep_receipt(under, handover.batch(artifact))
+                artifact = store(client, under, Path(packs))
         self._named[under].add(handover)
         if len(self._named[under]) >= _UPLOAD_ARTIFACTS:
             self._upload = None

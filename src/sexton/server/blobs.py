@@ -28,6 +28,8 @@ Limit = Annotated[int, QueryParameter(ge=1, le=1_000)]
 WRITE_BYTES = 1 << 20
 """Received pieces are small; this many bytes are gathered for one write."""
 
+_batch = msgspec.msgpack.Decoder(Batch)
+
 _WRITE = {"permission": "blobs:write", "body": MSGPACK}
 
 
@@ -91,10 +93,19 @@ def commit_manifest(client: Client, upload: FromPath[str], data: MsgPackBody[Man
     client.commit_manifest(upload, data)
 
 
-@post("/api/v1/uploads/{upload:str}/receipts", opt=_WRITE, sync_to_thread=True, status_code=204)
-def keep_receipt(client: Client, upload: FromPath[str], data: MsgPackBody[Batch]) -> None:
-    """Keep with the bytes the record that is about to name them."""
-    client.keep_receipt(upload, data)
+@post(
+    "/api/v1/uploads/{upload:str}/receipts",
+    opt=_WRITE,
+    request_max_body_size=BODY_BYTES[MSGPACK],
+    status_code=204,
+)
+async def keep_receipt(client: Client, upload: FromPath[str], request: Request[str, None, State]) -> None:
+    """Keep the record that is about to name an artifact with the bytes."""
+    try:
+        batch = _batch.decode(await request.body())  # the framework can't hand on a record undecoded
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.UsageError(reason=f"the body is no batch: {error}") from None
+    await sync_to_thread(client.keep_receipt, upload, batch)
 
 
 @delete("/api/v1/uploads/{upload:str}", opt={"permission": "blobs:write"}, sync_to_thread=True)

@@ -39,7 +39,7 @@ def add(tx: Tx, upload: str, key: str, manifest: Manifest) -> None:
 
     Raises `ChunksMissing` unless the upload pins each of its chunks.
     """
-    row = (manifest.digest, manifest.size, key, _encode(manifest), tx.now, None)
+    row = (manifest.digest, manifest.size, key, tx.now, None, _encode(manifest))
     tx.insert(schema.manifests, [row], _KEEP)
     here = tx.connection.execute(_LOCK, {"digests": [manifest.digest]}).one()
     numbers = chunks.pinned(tx, upload, manifest.hashes)
@@ -61,7 +61,7 @@ def add(tx: Tx, upload: str, key: str, manifest: Manifest) -> None:
 
 def store(tx: Tx, key: str, manifest: Manifest, numbers: Mapping[bytes, int]) -> None:
     """Keep a manifest whose object is at `key` and whose chunks have these numbers; a digest that is here stays."""
-    row = (manifest.digest, manifest.size, key, _encode(manifest), tx.now, None)
+    row = (manifest.digest, manifest.size, key, tx.now, None, _encode(manifest))
     tx.insert(schema.manifests, [row], _KEEP)
     here = tx.connection.execute(_LOCK, {"digests": [manifest.digest]}).one()
     if here.key == key:

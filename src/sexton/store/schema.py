@@ -318,9 +318,9 @@ manifests = Table(
     Column("digest", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("key", Text, nullable=False),
-    Column("body", LargeBinary, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("condemned_at", BigInteger),
+    Column("body", LargeBinary, nullable=False),  # last: SQLite reads through what is large to what is after it
     UniqueConstraint("digest", name="manifests_by_digest"),
     UniqueConstraint("key", name="manifests_by_key"),
 )

@@ -85,8 +85,8 @@ def _stored() -> None:
 def _referred() -> None:
     op.create_table(
         "manifests",
-        *(_need("id", ID), _need("digest", TEXT), _need("size", INT), _need("key", TEXT), _need("body", BYTES)),
-        *(_need("created_at", INT), _may("condemned_at", INT)),
+        *(_need("id", ID), _need("digest", TEXT), _need("size", INT), _need("key", TEXT)),
+        *(_need("created_at", INT), _may("condemned_at", INT), _need("body", BYTES)),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("digest", name="manifests_by_digest"),
         sa.UniqueConstraint("key", name="manifests_by_key"),
