@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,9 +81,13 @@ def test_a_courier_killed_in_the_middle_of_an_upload(home: Home) -> None:
 
 def test_a_server_that_dies_in_the_middle_of_an_upload(home: Home, server: Server) -> None:
     run, contents = _save(home, 4, 4_000_000)
+
+    def arrived(due: int) -> bool:
+        start.ensure(home.settings)  # which also makes it try at once
+        return _packs(home.folder / "store") >= due
+
     for due in range(1, 4):
-        start.ensure(home.settings)
-        until(lambda due=due: _packs(home.folder / "store") >= due, "a pack")  # type: ignore[misc]  # bound at once
+        until(partial(arrived, due), "a pack")
         server.kill()
         server.start()
     home.emptied()

@@ -248,6 +248,7 @@ class Courier:
         """Somebody waits: try at once what would have been tried later."""
         for destination in self._destinations.values():
             destination.try_again = 0
+            destination.uploads.hurry()
         for stuck in self._stuck.values():
             stuck.try_again = 0
 

@@ -59,9 +59,16 @@ class Uploads:
         if gone:
             self._begin(lambda: self._release(gone))
 
+    def hurry(self) -> None:
+        """Try at once what could not be stored, whatever kept it from being."""
+        for handover in [
+            handover for handover, outcome in list(self._outcomes.items()) if isinstance(outcome, Exception)
+        ]:
+            del self._outcomes[handover]
+
     def forget(self) -> None:
         """Whatever was stored may be gone: store again what is asked for again."""
-        for handover in [handover for handover, outcome in self._outcomes.items() if outcome is not None]:
+        for handover in [handover for handover, outcome in list(self._outcomes.items()) if outcome is not None]:
             del self._outcomes[handover]
 
     def close(self) -> None:
