@@ -20,7 +20,19 @@ from typing import Any
 
 import psutil
 
-from benchmarks import courier_memory, import_cost, ingest, kill, log, log_batch, peers, series, tables
+from benchmarks import (
+    artifacts,
+    courier_memory,
+    import_cost,
+    ingest,
+    kill,
+    log,
+    log_batch,
+    peers,
+    saving,
+    series,
+    tables,
+)
 from sexton.capture import machine
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -40,6 +52,8 @@ MEASURES: dict[str, Measure] = {
         for points, requests in ingest.SHAPES.items()
     ],
     "log_batch": lambda folder, quick: log_batch.measure(folder, seconds=2 if quick else 10),
+    "storage": artifacts.measure,
+    "saving": lambda folder, quick: saving.measure(folder, *((2, 2.0) if quick else ())),
 }
 
 

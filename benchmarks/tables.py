@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from benchmarks.artifacts import SERIES
 from benchmarks.peers import TITLES
 
 KINDS = {"float": "", "float32": ", numpy float32", "float64": ", numpy float64", "tensor": ", torch tensor"}
@@ -135,6 +136,35 @@ def million(one: dict[str, Any]) -> str:
     return _table(head, [row])
 
 
+def storage(results: list[dict[str, Any]]) -> str:
+    """Bytes kept, and megabytes that a second of one core takes in and gives back."""
+    kept, rates = [], []
+    for one in results:
+        own, size = one["sexton"], one["bytes"]
+        title = f"{SERIES[one['series']]} ({one['files']} files, {size / 1e6:,.0f} MB)"
+        more = f"{(own['stored'] - own['first']) / own['first']:.1%}" if "first" in own else ""
+        kept.append([title, f"{own['stored'] / size:.1%}", more, f"{one['xet']['stored'] / size:.1%}"])
+        costs = (own["ingest_cpu"], own["again_cpu"], own["restore_cpu"], *(one[way]["ingest_cpu"] for way in _OTHERS))
+        rates.append([SERIES[one["series"]], *(f"{size / 1e6 / cost:,.0f}" for cost in costs)])
+    first = _table(["kept of the bytes saved", "**Sexton**", "more than the first alone", "hf_xet"], kept)
+    second = _table(["MB a second of CPU", "**Sexton**, in", "again", "back, verified", "hf_xet, in", "copied"], rates)
+    return f"{first}\n\n{second}"
+
+
+_OTHERS = ("xet", "copy")
+
+
+def saving(one: dict[str, Any]) -> str:
+    """What training feels of its checkpoints."""
+    row = [
+        f"{one['megabytes']} MB an epoch",
+        f"{one['slowdown']:+.1%}",
+        f"{one['save_ms']:.0f} / {one['save_max_ms']:.0f} ms",
+        f"{one['courier_rss'] / MEBI:.0f} MiB",
+    ]
+    return _table(["", "training slower by", "a call of `save()`, median / most", "courier, most"], [row])
+
+
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "log": log,
     "kill": kill,
@@ -144,4 +174,6 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "log_batch": log_batch,
     "disk": disk,
     "million": million,
+    "storage": storage,
+    "saving": saving,
 }

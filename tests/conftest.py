@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import s3 as s3_server
 from tests.postgres import Postgres, running
+from tests.s3 import S3
 
 REMEDIES = {
     "cc": "apt install gcc",
@@ -79,6 +81,21 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
     database = postgres.create_database()
     yield postgres.url(database)
     postgres.drop_database(database)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """One server for all tests of this process, which leave it running."""
+    with s3_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3: S3, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty prefix of a bucket of its own for each test, which this process may write to."""
+    for name, value in s3.environ().items():
+        monkeypatch.setenv(name, value)
+    return s3.url()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import psutil
 
 from sexton import settings
 from sexton.client import Client, connect
+from sexton.client.transfers import download
 from sexton.courier import start
 from sexton.journal import reader, segment
 from sexton.journal.reader import EpochReader, Position
@@ -140,6 +142,13 @@ class Home:
     def only_run(self) -> Detail:
         (run,) = self.runs()
         return run
+
+    def bytes_of(self, digest: str | None) -> bytes:
+        """The bytes of an artifact that is a file."""
+        assert digest is not None
+        with tempfile.TemporaryDirectory() as folder:
+            download(self.client, digest, Path(folder, "file"))
+            return Path(folder, "file").read_bytes()
 
     def steps(self, run: str, metric: str) -> list[int | float | None]:
         """The steps of a metric, in log order."""

@@ -24,7 +24,7 @@ def print_report(sweep: str, seconds: float) -> None:
     print_best(runs)
     print_failures(runs)
     print_time(runs)
-    print_bytes(store, runs)
+    print_bytes(store)
     store.close()
     best = runs[0].id
     out.print("\n[bold]Look further[/] (sexton is in .venv/bin)")
@@ -76,15 +76,10 @@ def print_time(runs: list[Run]) -> None:
     out.print(table)
 
 
-def print_bytes(store: Client, runs: list[Run]) -> None:
-    sizes: dict[str, int] = {}
-    logical = 0
-    for run in runs:
-        for artifact in store.run(run.id).artifacts:
-            logical += artifact.size
-            sizes[artifact.digest] = artifact.size
-    stored = sum(sizes.values())
+def print_bytes(store: Client) -> None:
+    total = store.storage("kind").total
+    share = f" ({total.stored / total.logical:.0%})" if total.logical else ""
     out.print(
-        f"\nModels and checkpoints: {logical / 1e6:.1f} MB saved by runs, {stored / 1e6:.1f} MB stored: "
-        f"{(logical - stored) / 1e6:.1f} MB were copies of bytes already there."
+        f"\nModels and checkpoints: {total.logical / 1e6:.1f} MB saved by {total.artifacts} artifacts of this store, "
+        f"{total.stored / 1e6:.1f} MB stored{share}: equal parts once, all of it compressed."
     )

@@ -7,10 +7,11 @@ with sexton.start(experiment="digits", params={"lr": 0.1}) as run:
 """
 
 from sexton import errors
+from sexton.sdk.loading import load
 from sexton.sdk.runs import Run
 from sexton.sdk.session import connect, resume, start
 
-__all__ = ["Run", "connect", "errors", "resume", "start"]
+__all__ = ["Run", "connect", "errors", "load", "resume", "start"]
 
 
 def __getattr__(name: str) -> str:

@@ -5,55 +5,49 @@ Each verb is a transaction of the store in the name of an actor. Knows no HTTP.
 
 import os
 import pwd
-import random
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from sexton import clock, errors
-from sexton.blobs.local import Blobs, chunks
+from sexton.blobs.places import Place, open_place
 from sexton.ingest import ingest
 from sexton.model.access import API_VERSION, Health
+from sexton.model.artifacts import Manifest, PackClass, Upload, Where
 from sexton.model.records import Ack, Batch, Note, Record, Tag, encode
 from sexton.model.runs import Changes, ConsoleText, Detail, Page, RunFilter, Series
+from sexton.model.storage import Grouping, Storage
 from sexton.model.values import clean_name, clean_text
-from sexton.store import runs, series
-from sexton.store.database import Database, open_database
+from sexton.storage import reading, uploads
+from sexton.store import footprint, runs, series
+from sexton.store.database import Database, open_database, patiently
 
 VERSION = version("sexton")
-
-PATIENCE_SECONDS = (0.05, 0.2, 0.8)
-"""Pauses before a transaction that did not get through is tried again."""
-
-T = TypeVar("T")
 
 
 class Local:
     """`client.Client` of a store that this process opened. Threads may share it."""
 
-    def __init__(self, database: Database, blobs: Blobs, actor: str) -> None:
-        self.database, self.blobs, self.actor = database, blobs, actor
+    def __init__(self, database: Database, place: Place, actor: str) -> None:
+        self.database, self.place, self.actor = database, place, actor
         self.url = database.url
 
     @classmethod
     def open(cls, url: str, blobs: str, actor: str | None = None) -> "Local":
-        """The store at `url` with its bytes in the folder `blobs` (`file:PATH`), made where there is none."""
-        folder = blobs.removeprefix("file:")
-        if folder == blobs:
-            raise errors.InvalidSetting(name="blobs", value=blobs, source="the settings", reason="it is file:PATH")
+        """The store at `url`, made where there is none, with its bytes in the place `blobs`. Raises `UsageError`."""
+        place = open_place(blobs)
         if not url.startswith(("file:", "postgresql:", "postgresql+psycopg:")):
             reason = "a store to open is file:PATH or postgresql://USER@HOST/DATABASE"
             raise errors.InvalidSetting(name="url", value=url, source="the settings", reason=reason)
-        return cls(open_database(url), Blobs(Path(folder)), actor or local_actor())
+        return cls(open_database(url), place, actor or local_actor())
 
     def acting_as(self, actor: str) -> "Local":
         """The same store, in the name of somebody else."""
-        return Local(self.database, self.blobs, actor)
+        return Local(self.database, self.place, actor)
 
     def health(self) -> Health:
         """See `Client`."""
@@ -79,7 +73,7 @@ class Local:
             with self.database.write(self.actor) as tx:
                 return ingest(tx, batches), tx.due
 
-        return _patiently(once)
+        return patiently(once)
 
     def compact(self, due: Collection[str]) -> None:
         """Give the series of runs their final form. Changes no answer, and may be left undone or be repeated."""
@@ -89,22 +83,54 @@ class Local:
                 series.compact(tx, run)
 
         for run in sorted(due):
-            _patiently(partial(once, run))
+            patiently(partial(once, run))
 
     # -------------------------------------------------------------------------------------------------------- bytes
 
-    def missing(self, digests: Sequence[str]) -> list[str]:
+    def open_upload(self) -> Upload:
         """See `Client`."""
-        return [digest for digest in digests if not self.blobs.has(digest)]
+        return uploads.open_upload(self.database, self.place, self.actor)
 
-    def put_blob(self, digest: str, path: Path) -> None:
+    def pin(self, upload: str, hashes: Sequence[bytes]) -> list[bytes]:
         """See `Client`."""
-        with path.open("rb") as file:
-            self.blobs.put(digest, chunks(file))
+        return uploads.pin(self.database, self.actor, upload, hashes)
 
-    def get_blob(self, digest: str, path: Path) -> None:
+    def put_pack(self, upload: str, kind: PackClass, path: Path) -> None:
+        """See `Client`. What a pack from elsewhere holds has been verified."""
+        uploads.put_pack(self.database, self.place, self.actor, upload, kind, path)
+
+    def commit_manifest(self, upload: str, manifest: Manifest) -> None:
         """See `Client`."""
-        self.blobs.get(digest, path)
+        uploads.commit_manifest(self.database, self.place, self.actor, upload, manifest)
+
+    def claim(self, upload: str, digests: Sequence[str]) -> list[str]:
+        """See `Client`."""
+        return uploads.claim(self.database, self.actor, upload, digests)
+
+    def keep_receipt(self, upload: str, batch: Batch) -> None:
+        """See `Client`."""
+        uploads.keep_receipt(self.database, self.place, self.actor, upload, batch)
+
+    def close_upload(self, upload: str) -> None:
+        """See `Client`."""
+        uploads.close_upload(self.database, self.actor, upload)
+
+    def manifest(self, digest: str) -> Manifest:
+        """See `Client`."""
+        return reading.manifest(self.database, digest)
+
+    def locate(self, hashes: Sequence[bytes]) -> list[Where]:
+        """See `Client`."""
+        return reading.locate(self.database, hashes)
+
+    def read_pack(self, pack: int, start: int, end: int) -> bytes:
+        """See `Client`."""
+        return reading.read_pack(self.database, self.place, pack, start, end)
+
+    def storage(self, by: Grouping, limit: int = 100) -> Storage:
+        """See `Client`."""
+        with self.database.read() as connection:
+            return Storage(footprint.total(connection), footprint.by(connection, by, limit))
 
     # ------------------------------------------------------------------------------------------------------ reading
 
@@ -170,13 +196,3 @@ def _clean(which: RunFilter) -> RunFilter:
     named = {field: clean_name(name) for field in ("project", "experiment", "sweep") if (name := getattr(which, field))}
     tags, sort = tuple(map(clean_text, which.tags)), clean_text(which.sort)
     return msgspec.structs.replace(which, **named, tags=tags, sort=sort)
-
-
-def _patiently(act: Callable[[], T]) -> T:
-    """Do a whole transaction again, a few times, when the database could not get to it."""
-    for pause in PATIENCE_SECONDS:
-        try:
-            return act()
-        except errors.Unavailable:
-            clock.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that those who collided do not do so again
-    return act()

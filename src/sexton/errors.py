@@ -1,10 +1,10 @@
 """Every condition a caller can act on, as one tree.
 
 SextonError
-  x UsageError            InvalidName InvalidValue InvalidSetting InvalidRecord BadQuery
+  x UsageError            InvalidName InvalidValue InvalidSetting InvalidRecord ForeignPlace InvalidManifest BadQuery
   x NotFound              RunNotFound MetricNotFound BlobNotFound ArtifactNotFound AmbiguousRun
-  x Conflict              RunAlreadyEnded
-  x Denied                Unauthenticated Forbidden ForeignOrigin UnsafeBind
+  x Conflict              RunAlreadyEnded KeyTaken UploadClosed ChunksMissing FileChanged
+  x Denied                Unauthenticated Forbidden ForeignOrigin UnsafeBind CollectionRefused
   x Unavailable           ServerUnreachable StoreBusy Undelivered Internal (transient)
   x IntegrityError        DigestMismatch StoreTooNew WrongVersion
 
@@ -94,6 +94,19 @@ class BadQuery(UsageError):
     code = "bad_query"
 
 
+class ForeignPlace(UsageError):
+    """{place} has the bytes of the store {owner}, and this is the store {store}. Give each store a folder, or a prefix
+    of a bucket, of its own: set SEXTON_BLOBS."""
+
+    code = "foreign_place"
+
+
+class InvalidManifest(UsageError):
+    """A manifest was refused, nothing of it was stored: {reason}."""
+
+    code = "invalid_manifest"
+
+
 class NotFound(SextonError, LookupError):
     """{what} was not found."""
 
@@ -142,6 +155,32 @@ class RunAlreadyEnded(Conflict):
     code = "run_already_ended"
 
 
+class KeyTaken(Conflict):
+    """{place} already has other bytes under the key {key}, and they are not replaced. Use a new key."""
+
+    code = "key_taken"
+
+
+class FileChanged(Conflict):
+    """{path} was written to while it was being saved, so it was not. Save it under a name of its own, or call
+    run.flush() before writing to it again."""
+
+    code = "file_changed"
+
+
+class UploadClosed(Conflict):
+    """The upload {upload} is not open: its lease has run out, or it was closed. Open another, and pin everything again
+    that is to stay."""
+
+    code = "upload_closed"
+
+
+class ChunksMissing(Conflict):
+    """{count} chunks of {digest} are not here under this upload. Pin them, put those that are missing, commit again."""
+
+    code = "chunks_missing"
+
+
 class Denied(SextonError, PermissionError):
     """You may not do this: {reason}."""
 
@@ -172,6 +211,12 @@ class UnsafeBind(Denied):
     Listen on 127.0.0.1 (the default) and reach it through an SSH tunnel."""
 
     code = "unsafe_bind"
+
+
+class CollectionRefused(Denied):
+    """Nothing was collected: {reason}."""
+
+    code = "collection_refused"
 
 
 class Unavailable(SextonError):

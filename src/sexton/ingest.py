@@ -19,9 +19,9 @@ from sexton.model import records
 from sexton.model.records import VERSION, Ack, Batch, Points, Record, Unknown, decode
 from sexton.model.runs import ENDED
 from sexton.model.values import RUN_ID, clean_name
-from sexton.store import artifacts, audit, held, metrics, params, series
+from sexton.store import artifacts, audit, held, manifests, metrics, params, series
 from sexton.store import records as kept
-from sexton.store.columns import INT_STEP, KINDS, NO_STEP, Floats, Ints, encode_chunk, log_order
+from sexton.store.columns import INT_STEP, KINDS, NO_STEP, Floats, Ints, encode_sheet, log_order
 from sexton.store.database import Tx
 from sexton.store.held import Held
 from sexton.store.metrics import USAGE
@@ -60,7 +60,7 @@ class _Rows(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """What rows must have in common to be kept as one chunk."""
+    """What rows must have in common to be kept as one sheet."""
 
     session: int
     keys: tuple[metrics.Key, ...]
@@ -85,7 +85,8 @@ class _Arrived:
 def ingest(tx: Tx, batches: Sequence[Batch]) -> list[Ack]:
     """Store what is new in the batches; an ack for each, to be given after the commit.
 
-    Runs whose series are worth compacting are added to `tx.due`. Raises `InvalidRecord`, before anything is written.
+    Runs whose series are worth compacting are added to `tx.due`. Raises `InvalidRecord`, and `BlobNotFound` where a new
+    artifact's bytes are not here: then nothing is stored.
     """
     for batch in batches:
         validate(batch)
@@ -217,6 +218,8 @@ def _sound(record: Record | Unknown, body: bytes) -> Record | Unknown:
     """The record, unless it holds a number that no column takes: then it is none that this version knows."""
     if isinstance(record, records.Saved):
         return Unknown("saved", body)
+    if isinstance(record, records.Artifact) and record.uri is None and record.digest is None:
+        return Unknown("artifact", body)
     if isinstance(record, Record):
         for value in msgspec.structs.astuple(record):
             if type(value) is int and value not in _INT64:
@@ -271,6 +274,8 @@ def _keep(tx: Tx, arrived: _Arrived) -> None:
     given: dict[str, list[params.Value]] = defaultdict(list)
     tagged: dict[str, list[params.Value]] = defaultdict(list)
     saved, bodies = [], []
+    named = artifacts.digests(fact.record for fact in arrived.facts if isinstance(fact.record, records.Artifact))
+    sizes = manifests.require(tx, named)
     for fact in arrived.facts:
         run, session, seq, record = fact[:4]
         place = session.place(fact.at, seq)
@@ -280,8 +285,9 @@ def _keep(tx: Tx, arrived: _Arrived) -> None:
             case records.Tag():
                 tagged[run.id].append(params.Value(record.key, record.value, place, session.id))
             case records.Artifact():
-                saved.append(artifacts.row(session, seq, record))
-                run.bytes = min((run.bytes or 0) + record.size, _INT64[-1])
+                saved.append(artifacts.row(session, seq, record, sizes))
+                stored = 0 if record.uri is not None else artifacts.size_of(record, sizes) or 0
+                run.bytes = min((run.bytes or 0) + stored, _INT64[-1])
             case records.Trouble():
                 run.count(clean_name(record.kind), record.count)
             case records.Heartbeat() | records.Usage():
@@ -326,24 +332,24 @@ def _describe(tx: Tx, arrived: _Arrived) -> None:
 
 
 def _measure(tx: Tx, arrived: _Arrived) -> None:
-    """Write points as chunks, one for each shape, and fold them into the summaries."""
+    """Write points as sheets, one for each shape, and fold them into the summaries."""
     for fact in arrived.facts:
         if isinstance(fact.record, records.Usage):
             _sample(arrived, fact, fact.record)
     if not arrived.rows:
         return
     numbers = metrics.ids(tx, {key for shape in arrived.rows for key in shape.keys})
-    chunks: list[series.Chunk] = []
+    sheets: list[series.Kept] = []
     summaries: list[metrics.Summary] = []
     for shape, parts in arrived.rows.items():
         run, rows = arrived.runs[arrived.sessions.by_id[shape.session].run], _ordered(parts)
         mine = [numbers[key] for key in shape.keys]
-        data = encode_chunk(rows.at, rows.seq, shape.kind, rows.steps, rows.times, rows.values)
-        chunks.append((run.id, shape.session, len(rows.at), np.array(mine, "<i8").tobytes(), data))
+        data = encode_sheet(rows.at, rows.seq, shape.kind, rows.steps, rows.times, rows.values)
+        sheets.append((run.id, shape.session, len(rows.at), np.array(mine, "<i8").tobytes(), data))
         run.loose += series.looseness(len(rows.at), len(mine))
         last = metrics.Last(_last_step(shape.kind, rows.steps), int(rows.at[-1]), shape.session, int(rows.seq[-1]))
         summaries += metrics.summarised(run.id, mine, rows.values, last)
-    series.add(tx, chunks)
+    series.add(tx, sheets)
     metrics.merge(tx, summaries)
 
 

@@ -23,7 +23,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     url: str
     """The store: `file:PATH`, `postgresql://...`, or `http(s)://SERVER`."""
     blobs: str
-    """Folder of artifact bytes for a store that this machine opens itself: `file:PATH`."""
+    """Place of artifact bytes for a store that this machine opens itself: `file:PATH`, or `s3:`, `gs:` or
+    `az://BUCKET/PREFIX`."""
     token: str | None = None
     """Proves to a server who you are."""
     project: str = "default"
@@ -32,6 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Experiment of runs that name none."""
     sample_seconds: Seconds = 10.0
     """Seconds between two samples of a run's CPU, memory, IO and GPU use."""
+    storage_price: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] | None = None
+    """Dollars that a gigabyte (10^9 bytes) costs a month where the bytes are."""
     linger_seconds: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 20.0
     """Seconds the courier stays after the last record was delivered."""
     run: Annotated[str, msgspec.Meta(pattern="^[0-9a-z]{12}$")] | None = None
@@ -79,7 +82,10 @@ _ADDRESSES: dict[str, tuple[tuple[str, ...], str]] = {
         ("file:", "http://", "https://", "postgresql://", "postgresql+psycopg://"),
         "a store is file:PATH, postgresql://USER@HOST/DATABASE, or http(s)://SERVER",
     ),
-    "blobs": (("file:",), "a folder for bytes is file:PATH"),
+    "blobs": (
+        ("file:", "s3://", "gs://", "az://"),
+        "a place for bytes is file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX",
+    ),
 }
 
 

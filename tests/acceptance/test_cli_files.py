@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from sexton.blobs.local import digest
 from sexton.model.records import Artifact, Started
 from tests import batches
 from tests.cli import Home
@@ -23,12 +22,9 @@ def _saved(home: Home, *files: tuple[str, str, float | None]) -> str:
     facts = []
     with home.store() as client:
         for number, (name, content, step) in enumerate(files):
-            path = home.folder / "draft"
-            path.write_text(content)
-            client.put_blob(digest(path), path)
+            digest = batches.stored(client, content.encode())
             at = batches.T0 + number
-            facts.append(Artifact(at=at, name=name, digest=digest(path), size=len(content), step=step))
-            path.unlink()
+            facts.append(Artifact(at=at, name=name, digest=digest, size=len(content), step=step))
     return home.record(Started(at=batches.T0), *facts)
 
 
@@ -134,11 +130,11 @@ def test_a_file_that_is_not_there(home: Home) -> None:
 
 def test_bytes_that_the_store_has_lost_or_damaged(home: Home) -> None:
     run = _saved(home, ("a", "good bytes", None))
-    [blob] = [path for path in (home.folder / "home" / "blobs").rglob("*") if path.is_file()]
-    blob.chmod(0o600)
-    blob.write_text("bad bytes!")
-    assert home("get", run, "a").returncode == 6
-    blob.unlink()
+    [pack] = (home.folder / "home" / "blobs").rglob("*.pack")
+    pack.write_bytes(pack.read_bytes().replace(b"good bytes", b"bad bytes!"))
+    done = home("get", run, "a")
+    assert (done.returncode, "Saving the same bytes again" in done.stderr) == (6, True)
+    pack.unlink()
     assert home("get", run, "a").returncode == 3
     assert _tree(home.work) == {}
     assert list(home.work.iterdir()) == []

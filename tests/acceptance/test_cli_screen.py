@@ -107,7 +107,7 @@ def test_nothing_that_a_run_wrote_acts_on_the_terminal(home: Home) -> None:
         ),
         Tag(at=at, key=EVIL, value=EVIL),
         Note(at=at, text=EVIL),
-        Artifact(at=at, name=EVIL, digest="b3:" + "0" * 64, size=1, kind=EVIL, metrics={EVIL: 1.0}),
+        Artifact(at=at, name=EVIL, uri=EVIL, digest=EVIL, size=1, kind=EVIL, metrics={EVIL: 1.0}),
         Console(at=at, stream="stdout", offset=0, data=EVIL.encode()),
         Finished(at=at + 1, state="failed", cause=EVIL, message=EVIL, traceback=EVIL),
     )

@@ -20,7 +20,7 @@ from sexton.journal import reader, segment
 from sexton.journal.journal import Identity, Writer, identify, identity_of, segment_path
 from sexton.model import records
 from sexton.model.values import short_id
-from tests.home import Home, until
+from tests.home import Home, Logged, until
 
 
 @pytest.fixture
@@ -258,7 +258,8 @@ def test_a_file_that_is_gone_is_counted_and_stops_nothing(home: Home) -> None:
         run.save(__file__, name="gone.py")
         run.save(__file__, name="kept.py")
         run.finish()
-        min((home.spool / run.id / "files").iterdir()).unlink()
+        gone = next(one.file for one in Logged(home.spool / run.id).of(records.Saved) if one.name == "gone.py")
+        (home.spool / run.id / "files" / gone).unlink()
     home.emptied()
     detail = home.client.run(run.id)
     assert [artifact.name for artifact in detail.artifacts] == ["kept.py"]
@@ -277,8 +278,7 @@ def test_saved_files_arrive_whole_and_the_copies_go(home: Home, tmp_path: Path) 
     home.emptied()
     artifacts = {artifact.name: artifact for artifact in home.client.run(run.id).artifacts}
     for name, content in contents.items():
-        home.client.get_blob(artifacts[name].digest, tmp_path / "back")
-        assert (tmp_path / "back").read_bytes() == content
+        assert home.bytes_of(artifacts[name].digest) == content
     assert artifacts["again.bin"].digest == artifacts["same.bin"].digest
     assert (artifacts["a.bin"].kind, artifacts["a.bin"].step, artifacts["a.bin"].metrics) == (
         "checkpoint",
@@ -400,15 +400,16 @@ def test_postgresql_gives_the_same_answers_as_sqlite(home: Home, postgres_url: s
         assert home.run(program).stderr == ""
         copies = home.folder / "copies"
         shutil.copytree(home.spool, copies)
-    told = {}
+    told: dict[str, list[object]] = {}
     for url in (home.settings.url, postgres_url.replace("postgresql+psycopg://", "postgresql://")):
+        blobs = f"file:{home.folder}/blobs of {len(told)}"
         for journal in reader.runs(copies):
-            identity = msgspec.structs.replace(identity_of(journal), url=url)
+            identity = msgspec.structs.replace(identity_of(journal), url=url, blobs=blobs)
             target = home.spool / journal.name
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(journal, target)
             (target / "journal.json").write_bytes(msgspec.json.encode(identity))
-        home.variables["URL"] = url
+        home.variables |= {"URL": url, "BLOBS": blobs}
         other = Home(home.folder, **{name: str(value) for name, value in home.variables.items()})
         other.emptied()
         told[url] = [_timeless(other, detail) for detail in other.runs()]

@@ -13,12 +13,12 @@ import httpx
 import msgspec
 import pytest
 import zstandard
-from blake3 import blake3
 
 from sexton import errors
 from sexton.client import connect
+from sexton.model.artifacts import hash_of
 from sexton.server.serve import serve
-from tests.batches import new_run, points, started
+from tests.batches import new_run, points, started, stored
 from tests.serving import Server
 
 MSGPACK = {"content-type": "application/msgpack"}
@@ -65,8 +65,9 @@ ROUTES = [
     ("OPTIONS", "/api/v1/runs"),
     ("POST", "/api/v1/ingest"),
     ("POST", "/api/v1/runs/abc/tags"),
-    ("POST", "/api/v1/blobs/missing"),
-    ("PUT", "/api/v1/blobs/b3:00"),
+    ("POST", "/api/v1/chunks/locate"),
+    ("PUT", "/api/v1/uploads/abc/packs/other"),
+    ("DELETE", "/api/v1/uploads/abc"),
     ("DELETE", "/api/v1/runs/abc"),
     ("PATCH", "/api/v1/runs/abc"),
     ("POST", "/nothing"),
@@ -112,12 +113,13 @@ def test_a_page_of_another_site_can_change_nothing(
 
 
 def test_our_own_page_may_change_things(server: Server, http: httpx.Client) -> None:
-    reply = http.post("/api/v1/blobs/missing", content=b"[]", headers=JSON | {"origin": server.url})
-    assert (reply.status_code, reply.json()) == (200, [])
+    reply = http.post("/api/v1/chunks/locate", content=b"\x90", headers=MSGPACK | {"origin": server.url})
+    assert (reply.status_code, reply.content) == (200, b"\x90")
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/v1/ingest", "/api/v1/runs/abc/tags", "/api/v1/blobs/missing", "/api/v1/blobs/b3:0"]
+    "path",
+    ["/api/v1/ingest", "/api/v1/runs/abc/tags", "/api/v1/chunks/locate", "/api/v1/uploads/abc/packs/other"],
 )
 @pytest.mark.parametrize(
     "kind",
@@ -130,7 +132,7 @@ def test_our_own_page_may_change_things(server: Server, http: httpx.Client) -> N
     ],
 )
 def test_what_a_form_can_send_is_refused(http: httpx.Client, path: str, kind: str) -> None:
-    verb = "PUT" if path.endswith("b3:0") else "POST"
+    verb = "PUT" if "packs" in path else "POST"
     reply = http.request(verb, path, content=b"[]", headers={"content-type": kind} if kind else {})
     assert reply.status_code in (413, 415)
     assert error_of(reply)["code"] == "usage"
@@ -139,8 +141,9 @@ def test_what_a_form_can_send_is_refused(http: httpx.Client, path: str, kind: st
 def test_each_route_takes_its_own_type_of_body_alone(http: httpx.Client) -> None:
     for verb, path, kind in [
         ("POST", "/api/v1/ingest", "application/json"),
-        ("POST", "/api/v1/blobs/missing", "application/octet-stream"),
-        ("PUT", "/api/v1/blobs/b3:0", "application/msgpack"),
+        ("POST", "/api/v1/chunks/locate", "application/octet-stream"),
+        ("PUT", "/api/v1/uploads/abc/packs/other", "application/msgpack"),
+        ("DELETE", "/api/v1/uploads/abc", "application/msgpack"),
     ]:
         reply = http.request(verb, path, content=b"[]", headers={"content-type": kind})
         assert (reply.status_code, error_of(reply)["code"]) == (415, "usage")
@@ -187,9 +190,12 @@ def test_an_address_that_others_reach_is_refused(tmp_path: Path, host: str) -> N
         ("GET", "/api/v1/runs/abc/series", 400, "usage"),
         ("GET", "/api/v1/changes", 400, "usage"),
         ("GET", "/api/v1/changes?since=99999999999999999999", 400, "usage"),
-        ("GET", "/api/v1/blobs/..%2f..%2fetc%2fpasswd", 404, "not_found"),
-        ("GET", "/api/v1/blobs/b3:zz", 400, "invalid_value"),
-        ("GET", "/api/v1/blobs/b3:" + "0" * 64, 404, "blob_not_found"),
+        ("GET", "/api/v1/manifests/..%2f..%2fetc%2fpasswd", 404, "not_found"),
+        ("GET", "/api/v1/manifests/b3:" + "0" * 64, 404, "blob_not_found"),
+        ("GET", "/api/v1/packs/1?start=0&end=10", 404, "blob_not_found"),
+        ("GET", "/api/v1/packs/1?start=0&end=99999999", 400, "invalid_value"),
+        ("GET", "/api/v1/packs/1?start=5&end=1", 400, "invalid_value"),
+        ("GET", "/api/v1/packs/../../etc/passwd?start=0&end=9", 404, "not_found"),
     ],
 )
 def test_every_refusal_has_the_one_shape(http: httpx.Client, verb: str, path: str, status: int, code: str) -> None:
@@ -230,7 +236,7 @@ def endless(size: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize(
     ("path", "headers", "size"),
-    [("/api/v1/ingest", MSGPACK, 66 << 20), ("/api/v1/blobs/missing", JSON, 11 << 20)],
+    [("/api/v1/ingest", MSGPACK, 66 << 20), ("/api/v1/runs/abc/tags", JSON, 11 << 20)],
 )
 @pytest.mark.parametrize("announced", [True, False])
 def test_a_body_too_large_is_refused(
@@ -284,11 +290,12 @@ def test_acks_come_as_the_client_asked(http: httpx.Client) -> None:
 
 def test_bytes_are_never_served_as_a_page(http: httpx.Client) -> None:
     page = b"<script>alert(1)</script>"
-    digest = "b3:" + blake3(page).hexdigest()
-    put = http.put(f"/api/v1/blobs/{digest}", content=page, headers={"content-type": "application/octet-stream"})
-    assert (put.status_code, put.content) == (204, b"")
-    reply = http.get(f"/api/v1/blobs/{digest}")
-    assert reply.content == page
+    client = connect(str(http.base_url), blobs="")
+    [where] = client.locate([hash_of(stored(client, page))])
+    client.close()
+    entry = where.chunk
+    reply = http.get(f"/api/v1/packs/{where.pack}?start={entry.offset}&end={entry.offset + entry.stored}")
+    assert (reply.status_code, reply.content) == (200, page)
     assert reply.headers["content-type"] == "application/octet-stream"
     assert reply.headers["content-disposition"] == "attachment"
     assert reply.headers["content-security-policy"].startswith("sandbox")
@@ -298,7 +305,7 @@ def test_bytes_are_never_served_as_a_page(http: httpx.Client) -> None:
 
 def test_the_api_describes_itself_and_loads_nothing_from_elsewhere(http: httpx.Client) -> None:
     schema = http.get("/schema/openapi.json").json()
-    assert {"/api/v1/runs", "/api/v1/runs/{run}", "/api/v1/blobs/{digest}", "/health"} <= schema["paths"].keys()
+    assert {"/api/v1/runs", "/api/v1/runs/{run}", "/api/v1/packs/{pack}", "/health"} <= schema["paths"].keys()
     for page in ("swagger", "redoc", "elements", "rapidoc"):
         assert http.get(f"/schema/{page}").status_code == 404
 

@@ -14,6 +14,7 @@ EXPORTED = [
     "Run",
     "connect",
     "errors",
+    "load",
     "resume",
     "start",
 ]

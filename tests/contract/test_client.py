@@ -1,14 +1,11 @@
 """Every client keeps the same promises: a store opened here, on SQLite and PostgreSQL, and one behind a server."""
 
 import math
-import os
 import struct
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import msgspec
 import pytest
-from blake3 import blake3
 
 from sexton import errors
 from sexton.client import Client, connect
@@ -17,12 +14,9 @@ from sexton.model.access import API_VERSION
 from sexton.model.records import Batch, Record
 from sexton.model.runs import RunFilter
 from sexton.model.values import encode_param
-from tests.batches import T0, new_run, points, records, started
+from tests.batches import T0, new_run, points, records, started, stored
 from tests.postgres import Postgres
 from tests.serving import Server
-
-BYTES = os.urandom(2_500_000)
-DIGEST = f"b3:{blake3(BYTES).hexdigest()}"
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql", "http"])
@@ -180,10 +174,11 @@ def test_params_come_back_as_they_were(client: Client, run: str) -> None:
 def test_no_view_has_a_number_that_json_can_not_say(client: Client, run: str) -> None:
     """JSON has no NaN: one that got into a body would arrive as nothing."""
     facts_ = {"load": math.nan, "list": [math.inf, {"deep": -math.inf}], "big": 2**63}
+    digest = stored(client, b"x")
     said = [
         facts.Captured(at=T0 + 1, section="m", facts=facts_),
-        facts.Artifact(at=T0 + 2, name="a", digest=DIGEST, size=1, step=math.nan, metrics={"acc": math.nan}),
-        facts.Artifact(at=T0 + 3, name="b", digest=DIGEST, size=1, step=math.inf, metrics={"acc": 0.5}),
+        facts.Artifact(at=T0 + 2, name="a", digest=digest, size=1, step=math.nan, metrics={"acc": math.nan}),
+        facts.Artifact(at=T0 + 3, name="b", digest=digest, size=1, step=math.inf, metrics={"acc": 0.5}),
         facts.Usage(at=T0 + 4, method="x", cpu_seconds=math.nan, memory=1),
         facts.Finished(at=T0 + 5, state="finished", cpu_seconds=1.5, cpu_method="wait4"),
     ]
@@ -414,45 +409,3 @@ def test_a_finished_run_reads_as_before(client: Client, run: str) -> None:
     assert client.series(run, "loss") == before
     client.ingest([points(run, {"loss": [7.0]}, first=5_000, step=9_000)])  # late, after the end
     assert client.series(run, "loss").values == [*values, 7.0]
-
-
-# ---------------------------------------------------------------------------------------------------------------- bytes
-
-
-def test_bytes_go_in_and_come_out(client: Client, tmp_path: Path) -> None:
-    nobodys = "b3:" + "1" * 64
-    source, copy = tmp_path / "source", tmp_path / "copy"
-    source.write_bytes(BYTES)
-    assert client.missing([DIGEST, nobodys]) == [DIGEST, nobodys]
-    client.put_blob(DIGEST, source)
-    client.put_blob(DIGEST, source)
-    assert client.missing([DIGEST, nobodys]) == [nobodys]
-    client.get_blob(DIGEST, copy)
-    assert copy.read_bytes() == BYTES
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "source"]
-
-
-def test_bytes_that_changed_on_the_way_are_refused(client: Client, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(b"other bytes")
-    announced = "b3:" + "2" * 64
-    with pytest.raises(errors.DigestMismatch) as caught:
-        client.put_blob(announced, source)
-    assert caught.value.fields["expected"] == announced
-    assert client.missing([announced]) == [announced]
-
-
-def test_bytes_that_are_not_here_are_not_found(client: Client, tmp_path: Path) -> None:
-    with pytest.raises(errors.BlobNotFound):
-        client.get_blob("b3:" + "3" * 64, tmp_path / "copy")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("text", ["", "b3:xyz", "../../etc/passwd", "b3:" + "/" * 64, "%2e%2e%2f"])
-def test_what_is_no_digest_leads_nowhere(client: Client, tmp_path: Path, text: str) -> None:
-    (tmp_path / "source").write_bytes(b"")
-    with pytest.raises(errors.UsageError):
-        client.missing([text])
-    for use in (client.get_blob, client.put_blob):
-        with pytest.raises((errors.UsageError, errors.NotFound)):
-            use(text, tmp_path / "source")

@@ -7,14 +7,17 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sexton import errors
 from sexton.client import Client, connect
 from sexton.client.remote import ERROR_BYTES
+from sexton.client.transfers import download
 from sexton.model.access import API_VERSION
+from sexton.model.artifacts import Manifest
 from sexton.model.runs import RunFilter
-from tests.batches import new_run, points
+from tests.batches import new_run, points, recipe
 
 GREETING = json.dumps({"version": "9.9", "api": API_VERSION}).encode()
 
@@ -106,9 +109,15 @@ def verbs(client: Client, folder: Path) -> list[Callable[[], object]]:
     return [
         client.health,
         lambda: client.ingest([points(run, {"loss": [1.0]})]),
-        lambda: client.missing([digest]),
-        lambda: client.put_blob(digest, folder / "source"),
-        lambda: client.get_blob(digest, folder / "copy"),
+        client.open_upload,
+        lambda: client.pin("upload", [bytes(32)]),
+        lambda: client.put_pack("upload", "other", folder / "source"),
+        lambda: client.claim("upload", [digest]),
+        lambda: client.commit_manifest("upload", Manifest(digest, 0, [], [])),
+        lambda: client.close_upload("upload"),
+        lambda: client.manifest(digest),
+        lambda: client.locate([bytes(32)]),
+        lambda: client.read_pack(1, 0, 10),
         lambda: client.runs(RunFilter()),
         lambda: client.run(run),
         lambda: client.series(run, "loss"),
@@ -241,12 +250,10 @@ def test_a_token_goes_to_the_server_alone(impostor: Callable[..., Client]) -> No
 
 
 def test_a_damaged_file_is_never_put_in_place(impostor: Callable[..., Client], tmp_path: Path) -> None:
-    target = tmp_path / "copy"
-    target.write_bytes(b"as it was")
+    other = msgspec.msgpack.encode(recipe(b"other bytes"))
     with pytest.raises(errors.IntegrityError):
-        impostor(reply(b"other bytes")).get_blob("b3:" + "0" * 64, target)
-    assert target.read_bytes() == b"as it was"
-    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+        download(impostor(reply(other)), "b3:" + "0" * 64, tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_answer_for_fewer_batches_is_no_answer(impostor: Callable[..., Client]) -> None:

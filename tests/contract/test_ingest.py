@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from sexton import clock, errors
+from sexton.api import Local
 from sexton.ingest import ingest
 from sexton.model import records as facts
 from sexton.model.records import Ack, Batch, Points
@@ -16,7 +18,7 @@ from sexton.model.runs import Detail, Run, RunFilter
 from sexton.model.values import encode_param
 from sexton.store import runs, series
 from sexton.store.database import Database, open_database
-from tests.batches import T0, new_run, points, records, started
+from tests.batches import T0, new_run, points, records, started, stored
 from tests.postgres import Postgres
 
 NOW = T0 + 3_600 * clock.SECOND
@@ -213,9 +215,7 @@ def test_text_of_any_length_and_kind_is_taken(database: Database, run: str) -> N
                 at=T0, name=long, experiment=long, project=long, sweep=long, user=long, cwd=long, argv=(long,)
             ),
             facts.Tag(at=T0 + 1, key=long, value=long),
-            facts.Artifact(at=T0 + 2, name=long, digest=long, size=2**62, kind=long),
-            facts.Artifact(at=T0 + 3, name="b", digest="c", size=2**62),
-            facts.Artifact(at=T0 + 4, name="b", digest="c", size=2**62),
+            facts.Artifact(at=T0 + 2, name=long, digest=long, uri=long, size=2**63 - 1, kind=long, shed=(long,)),
             facts.Direction(at=T0 + 5, metric=long, direction="max"),
             facts.Concluded(at=T0 + 6, outcome="worked", takeaway=long),
             facts.Trouble(at=T0 + 7, kind=long, count=1),
@@ -230,7 +230,7 @@ def test_text_of_any_length_and_kind_is_taken(database: Database, run: str) -> N
     assert found.traceback == long
     assert found.notes[0].text == long
     assert found.run.cpu_seconds is None
-    assert found.run.bytes == 2**63 - 1
+    assert found.artifacts[0].size == 2**63 - 1
     (value,) = found.run.tags.values()
     with database.read() as connection:
         key = next(iter(found.run.tags))
@@ -277,14 +277,19 @@ def test_an_act_is_audited_and_no_sign_of_life(database: Database, run: str) -> 
 # ------------------------------------------------------------------------------------------------------------ what else
 
 
-def test_console_notes_files_and_findings_come_back_in_the_order_of_the_log(database: Database, run: str) -> None:
+def test_console_notes_files_and_findings_come_back_in_the_order_of_the_log(
+    database: Database, run: str, tmp_path: Path
+) -> None:
+    client = Local.open(database.url, f"file:{tmp_path}")
+    first, second = stored(client, b"one"), stored(client, b"four")
+    client.close()
     said = [
         facts.Console(at=T0 + 1, stream="stdout", offset=0, data=b"one\xff"),
         facts.Console(at=T0 + 2, stream="stderr", offset=0, data=b"two", skipped=7),
         facts.Note(at=T0 + 3, text="first"),
         facts.Note(at=T0 + 4, text="second"),
-        facts.Artifact(at=T0 + 5, name="f", digest="b3:a", size=3, step=2.0, metrics={"acc": math.nan}),
-        facts.Artifact(at=T0 + 6, name="f", digest="b3:b", size=4),
+        facts.Artifact(at=T0 + 5, name="f", digest=first, step=2.0, metrics={"acc": math.nan}),
+        facts.Artifact(at=T0 + 6, name="f", digest=second),
         facts.Captured(at=T0 + 7, section="code", facts={"commit": "a"}),
         facts.Captured(at=T0 + 8, section="code", facts={"commit": "b"}),
         facts.Edge(at=T0 + 9, direction="consumed", digest="b3:d", name="train"),
@@ -297,8 +302,8 @@ def test_console_notes_files_and_findings_come_back_in_the_order_of_the_log(data
     assert (console.text, console.skipped) == ("one\ufffdtwo", 7)
     assert [note.text for note in found.notes] == ["first", "second"]
     assert [(file.digest, file.step, file.metrics) for file in found.artifacts] == [
-        ("b3:a", 2.0, {"acc": "NaN"}),
-        ("b3:b", None, {}),
+        (first, 2.0, {"acc": "NaN"}),
+        (second, None, {}),
     ]
     assert found.run.bytes == 7
     assert found.captured == {"code": {"commit": "b"}}

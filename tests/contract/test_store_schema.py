@@ -172,8 +172,8 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:
@@ -189,9 +189,9 @@ def test_an_older_store_is_copied_then_brought_up_once(
     before.close()
     scripts = tmp_path / "migrations"
     shutil.copytree(upgrade.MIGRATIONS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "0002_more.py").write_text(NEXT)
+    (scripts / "versions" / "0003_more.py").write_text(NEXT)
     monkeypatch.setattr(upgrade, "MIGRATIONS", scripts)
-    monkeypatch.setattr(upgrade, "HEAD", "0002")
+    monkeypatch.setattr(upgrade, "HEAD", "0003")
 
     def opened(_: int) -> str:
         database = open_database(store_url)
@@ -204,8 +204,8 @@ def test_an_older_store_is_copied_then_brought_up_once(
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(opened, range(4))) == {identity}
     if store_url.startswith("file:"):
-        copy = sqlite3.connect(tmp_path / "store" / "before-0002.db")
-        assert copy.execute(f"SELECT version_num FROM {upgrade.VERSION_TABLE}").fetchone() == ("0001",)
+        copy = sqlite3.connect(tmp_path / "store" / "before-0003.db")
+        assert copy.execute(f"SELECT version_num FROM {upgrade.VERSION_TABLE}").fetchone() == ("0002",)
         copy.close()
 
 

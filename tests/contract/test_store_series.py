@@ -1,4 +1,4 @@
-"""A series reads the same however it is kept: as chunks, as blocks, as both, in one block or many."""
+"""A series reads the same however it is kept: as sheets, as blocks, as both, in one block or many."""
 
 import math
 import random
@@ -55,11 +55,11 @@ def read(database: Database, run: str, name: str = "m", count: int | None = None
 
 
 def rows(database: Database, run: str) -> tuple[int, int]:
-    """How many chunks and how many blocks the run has."""
+    """How many sheets and how many blocks the run has."""
     with database.read() as connection:
         counts = [
             connection.exec_driver_sql(f"SELECT count(*) FROM {table} WHERE run = '{run}'").scalar_one()
-            for table in ("chunks", "blocks")
+            for table in ("sheets", "blocks")
         ]
     return counts[0], counts[1]
 
@@ -183,7 +183,7 @@ def test_metrics_that_come_together_now_and_then_keep_their_own_rows(database: D
         compact(database, run)
 
 
-def test_a_small_chunk_after_many_is_folded_without_rewriting_what_is_full(database: Database, run: str) -> None:
+def test_a_small_sheet_after_many_is_folded_without_rewriting_what_is_full(database: Database, run: str) -> None:
     put(database, points(run, {"m": np.zeros(2 * BLOCK_ROWS).tolist()}, first=0))
     compact(database, run)
     put(database, points(run, {"m": [1.0]}, first=2 * BLOCK_ROWS))

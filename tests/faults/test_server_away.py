@@ -60,8 +60,7 @@ def _check(home: Home, run: Run, url: str, steps: int = 500) -> None:
     assert [note.text for note in detail.notes] == [f"at {step}" for step in range(0, steps, 20)]
     assert len(detail.artifacts) == 3
     for artifact in detail.artifacts:
-        home.client.get_blob(artifact.digest, home.folder / "back")
-        assert (home.folder / "back").stat().st_size == 200_000
+        assert len(home.bytes_of(artifact.digest)) == 200_000
     assert (detail.run.state, detail.run.trouble, detail.run.params) == ("finished", {}, {"a": 1})
 
 

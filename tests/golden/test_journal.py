@@ -29,8 +29,8 @@ def test_a_journal_of_format_1_is_delivered(tmp_path: Path) -> None:
     folder = tmp_path / "spool" / journal.IDENTITY.run
     shutil.copytree(journal.FOLDER, folder)
     delivery = Delivery(folder)
-    while parcels := list(delivery.parcels(lambda digest, path: None)):
-        home.client.ingest([parcel.batch for parcel in parcels])
+    while parcels := list(delivery.parcels()):
+        home.client.ingest([batch for parcel in parcels for batch in parcel.batches])
         delivery.acknowledge(parcels)
     detail = home.client.run(journal.IDENTITY.run)
     assert (detail.run.experiment, detail.run.state, detail.run.exit_code) == ("digits", "failed", 3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from sexton.store.columns import AXIS, Axis, decode_chunk, unpack
+from sexton.store.columns import AXIS, Axis, decode_sheet, unpack
 from sexton.store.database import FILE, open_database
 from sexton.store.sessions import decode_ranges
 from tests import project
@@ -32,8 +32,8 @@ def _vector(kind: str) -> bytes:
     return bytes.fromhex(found)
 
 
-def test_the_chunk_of_the_specification() -> None:
-    sheet = decode_chunk(_vector("chunk"), rows=2, session=7)
+def test_the_sheet_of_the_specification() -> None:
+    sheet = decode_sheet(_vector("sheet"), rows=2, session=7)
     assert {name: sheet.axis[name].tolist() for name in AXIS} == {
         "at": [1000, 2000],
         "session": [7, 7],

@@ -12,15 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sexton.api import Local
 from sexton.ingest import ingest
 from sexton.model import records as facts
 from sexton.model.records import Batch, Points, encode
 from sexton.store import runs, series
-from sexton.store.database import Database, open_database
-from tests.batches import T0, new_run
+from sexton.store.database import Database
+from tests.batches import T0, new_run, recipe, stored
 
 NOW = T0 + 10**15
 KEYSETS: list[list[str | tuple[str, str]]] = [["loss"], ["loss", "acc"], ["acc", ("acc", '{"split":"val"}')]]
+PIECES = [b"one", b"two"]
+DIGESTS = [recipe(piece).digest for piece in PIECES]
 USED = ["cpu_seconds", "memory", "gpu/0/power_watts"]
 
 
@@ -77,7 +80,7 @@ records = st.one_of(
     _record(facts.Direction, metric=st.sampled_from(["loss", "acc"]), direction=st.sampled_from(["min", "max"])),
     _record(facts.Note, text=words),
     _record(facts.Console, stream=st.just("stdout"), offset=st.just(0), data=st.binary(max_size=3)),
-    _record(facts.Artifact, name=words, digest=words, size=st.integers(0, 9), metrics=st.dictionaries(words, numbers)),
+    _record(facts.Artifact, name=words, digest=st.sampled_from(DIGESTS), metrics=st.dictionaries(words, numbers)),
     _record(facts.Captured, section=words, facts=st.dictionaries(words, st.integers(0, 9), max_size=1)),
     _record(facts.Concluded, outcome=st.sampled_from(["worked", "worse"]), takeaway=words),
     _record(facts.Trouble, kind=st.just("lost"), count=st.integers(1, 5)),
@@ -205,16 +208,24 @@ def forget_directions(database: Database) -> None:
         tx.connection.exec_driver_sql("DELETE FROM directions")
 
 
+def _opened(url: str, folders: pytest.TempPathFactory) -> Database:
+    """A store that has the bytes which the records name."""
+    client = Local.open(url, f"file:{folders.mktemp('blobs')}")
+    for piece in PIECES:
+        stored(client, piece)
+    return client.database
+
+
 @pytest.fixture(scope="module")
 def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    database = open_database(f"file:{tmp_path_factory.mktemp('store')}")
+    database = _opened(f"file:{tmp_path_factory.mktemp('store')}", tmp_path_factory)
     yield database
     database.close()
 
 
 @pytest.fixture(scope="module")
-def postgresql(postgres: Any) -> Iterator[Database]:
-    database = open_database(postgres.url(postgres.create_database()))
+def postgresql(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    database = _opened(postgres.url(postgres.create_database()), tmp_path_factory)
     yield database
     database.close()
 

@@ -17,15 +17,15 @@ SAVED = [_file("model.pt", 1), _file("log.txt"), _file("model.pt", 2), _file("mo
 
 
 def test_the_newest_version_of_each_name() -> None:
-    assert artifacts.chosen_versions("r", SAVED, None, None, False) == [SAVED[3], SAVED[1]]
-    assert artifacts.chosen_versions("r", SAVED, "model.pt", None, False) == [SAVED[3]]
+    assert artifacts.chosen_versions("r", SAVED, [], None, False) == [SAVED[3], SAVED[1]]
+    assert artifacts.chosen_versions("r", SAVED, ["model.pt"], None, False) == [SAVED[3]]
 
 
 def test_the_version_of_a_step() -> None:
-    assert artifacts.chosen_versions("r", SAVED, "model.pt", 1, False) == [SAVED[0]]
+    assert artifacts.chosen_versions("r", SAVED, ["model.pt"], 1, False) == [SAVED[0]]
     for name, step in (("nope", None), ("model.pt", 7.0), ("log.txt", 1.0)):
         with pytest.raises(errors.ArtifactNotFound):
-            artifacts.chosen_versions("r", SAVED, name, step, False)
+            artifacts.chosen_versions("r", SAVED, [name], step, False)
 
 
 def test_every_version_has_a_name_of_its_own() -> None:

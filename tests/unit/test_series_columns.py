@@ -14,9 +14,9 @@ from sexton.store.columns import (
     INT_STEP,
     NO_STEP,
     Axis,
-    decode_chunk,
+    decode_sheet,
     encode_axis,
-    encode_chunk,
+    encode_sheet,
     pack,
     thin,
     unpack,
@@ -57,11 +57,11 @@ def test_columns_of_any_length_are_packed_exactly(count: int) -> None:
     kind=st.sampled_from([NO_STEP, INT_STEP, FLOAT_STEP]),
     timed=st.booleans(),
 )
-def test_a_chunk_comes_back_whole(rows: list[tuple[int, int, int, int]], metrics: int, kind: int, timed: bool) -> None:
+def test_a_sheet_comes_back_whole(rows: list[tuple[int, int, int, int]], metrics: int, kind: int, timed: bool) -> None:
     at, seq, step, time = (_ints(list(column)) for column in zip(*rows, strict=True))
     values = np.resize(np.array(EXTREMES), (metrics, len(rows)))
-    data = encode_chunk(at, seq, kind, step if kind else None, time if timed else None, values)
-    sheet = decode_chunk(data, len(rows), session=7)
+    data = encode_sheet(at, seq, kind, step if kind else None, time if timed else None, values)
+    sheet = decode_sheet(data, len(rows), session=7)
     assert sheet.values.tobytes() == values.tobytes()
     assert sheet.axis["at"].tolist() == at.tolist()
     assert sheet.axis["seq"].tolist() == seq.tolist()

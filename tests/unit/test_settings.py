@@ -99,12 +99,18 @@ def test_a_tilde_is_the_users_folder(home: Path, monkeypatch: pytest.MonkeyPatch
     assert _load(home, url="file:~/store").url == f"file:{home}/store"
 
 
+@pytest.mark.parametrize("place", ["s3://bucket/prefix", "gs://bucket", "az://container/prefix"])
+def test_bytes_may_be_in_a_bucket(home: Path, place: str) -> None:
+    assert _load(home, blobs=f"{place}/").blobs == place
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("url", "mysql://db"),
         ("url", "/srv/record"),
-        ("blobs", "s3://bucket"),
+        ("blobs", "ftp://bucket"),
+        ("blobs", "s3:"),
         ("sample_seconds", "often"),
         ("sample_seconds", "0"),
         ("sample_seconds", "-1"),

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from sexton import errors
-from sexton.cli import admin, artifacts, command, runs
+from sexton.cli import admin, artifacts, command, runs, storage
 from sexton.cli.options import Command, Group
 from sexton.cli.text import plain, prose
 
@@ -50,6 +50,10 @@ COMMANDS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "note": (runs.note, 'Example:  sexton note 7k3fq2a8 "Loss diverged after the warm-up."', {}),
     "files": (artifacts.files, "Example:  sexton files 7k3fq2a8", {}),
     "get": (artifacts.get, "Example:  sexton get 7k3fq2a8 model.pt --step 900 -o models", {}),
+    "storage": (storage.storage, "Example:  sexton storage --by user", {}),
+    "scrub": (storage.scrub, "Example:  sexton scrub --budget 1%", {}),
+    "fsck": (storage.fsck, "Example:  sexton fsck --repair", {}),
+    "collect": (storage.collect, "Example:  sexton collect  and then  sexton collect --apply", {}),
     "doctor": (admin.doctor, "Example:  sexton doctor", {}),
     "serve": (admin.serve, "Example:  sexton serve --store postgresql://ml@db/sexton --blobs file:/data/blobs", {}),
 }

@@ -2,7 +2,6 @@
 
 import sys
 import threading
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -11,18 +10,16 @@ REFRESH_SECONDS = 0.2
 
 
 class Arrivals:
-    """While entered, and from the second second on, shows on a terminal how many of `total` bytes have arrived: those
-    that were `placed`, and what is in `folder` now."""
+    """While entered, and from the second second on, shows on a terminal how many of `total` bytes have `arrived`."""
 
-    def __init__(self, folder: Path, total: int) -> None:
-        self._folder, self._total = folder, total
-        self._placed = 0
+    def __init__(self, total: int) -> None:
+        self._total, self._arrived = total, 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def placed(self, size: int) -> None:
-        """A file of `size` bytes has arrived and left the folder."""
-        self._placed += size
+    def arrived(self, size: int) -> None:
+        """So many more bytes are here."""
+        self._arrived += size
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -46,10 +43,4 @@ class Arrivals:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("", total=self._total)
             while not self._over.wait(REFRESH_SECONDS):
-                bar.update(task, completed=min(self._placed + self._arriving(), self._total))
-
-    def _arriving(self) -> int:
-        try:
-            return sum(file.stat().st_size for file in self._folder.iterdir())
-        except OSError:  # a file was just placed
-            return 0
+                bar.update(task, completed=min(self._arrived, self._total))

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sexton.model.access import Health
+from sexton.model.artifacts import Manifest, PackClass, Upload, Where
 from sexton.model.records import Ack, Batch
 from sexton.model.runs import Changes, ConsoleText, Detail, Page, RunFilter, Series
+from sexton.model.storage import Grouping, Storage
 
 if TYPE_CHECKING:
     from sexton.api import Local
@@ -35,17 +37,43 @@ class Client(Protocol):
         stored twice. Raises `InvalidRecord`, with the run whose batch no store would take.
         """
 
-    def missing(self, digests: Sequence[str]) -> list[str]:
-        """Those of the digests whose bytes the store does not have."""
+    def open_upload(self) -> Upload:
+        """The right to add bytes. See `client.transfers`, which adds and reads whole artifacts by these verbs."""
 
-    def put_blob(self, digest: str, path: Path) -> None:
-        """Store the bytes of a file under their digest. Raises `DigestMismatch` where they have another."""
+    def pin(self, upload: str, hashes: Sequence[bytes]) -> list[bytes]:
+        """Those of the chunks that are not here, or damaged; the others stay while the upload is open. Raises
+        `UploadClosed`."""
 
-    def get_blob(self, digest: str, path: Path) -> None:
-        """Write stored bytes to `path`, which then has all of them or is as it was.
+    def put_pack(self, upload: str, kind: PackClass, path: Path) -> None:
+        """Store the chunks in a pack, which stay while the upload is open. Whoever wrote the file may remove it
+        afterwards but not write to it any more. Raises `UploadClosed`, `IntegrityError`."""
 
-        Raises `BlobNotFound`, `IntegrityError`.
-        """
+    def claim(self, upload: str, digests: Sequence[str]) -> list[str]:
+        """Those of the artifacts that are here whole and undamaged, which stay while the upload is open. Raises
+        `UploadClosed`."""
+
+    def commit_manifest(self, upload: str, manifest: Manifest) -> None:
+        """Store an artifact whose chunks the upload pins; it stays while the upload is open, and for ever once a run
+        names it. Raises `ChunksMissing`, `UploadClosed`, `InvalidManifest`."""
+
+    def keep_receipt(self, upload: str, batch: Batch) -> None:
+        """Keep with the bytes the record that is about to name them, for when the database is lost. Raises
+        `UploadClosed`, `InvalidRecord`."""
+
+    def close_upload(self, upload: str) -> None:
+        """Let go of what an upload keeps; once more is fine."""
+
+    def manifest(self, digest: str) -> Manifest:
+        """How an artifact is made of chunks. Raises `BlobNotFound`."""
+
+    def locate(self, hashes: Sequence[bytes]) -> list[Where]:
+        """Where those of the chunks are that are stored and not damaged."""
+
+    def read_pack(self, pack: int, start: int, end: int) -> bytes:
+        """Bytes of a pack, at most `artifacts.READ_LIMIT`. Raises `BlobNotFound`, `IntegrityError`."""
+
+    def storage(self, by: Grouping, limit: int = 100) -> Storage:
+        """What artifacts take, in all and by group: the `limit` groups with the most stored bytes."""
 
     def runs(self, which: RunFilter) -> Page:
         """A page of the runs that pass a filter."""

@@ -7,6 +7,7 @@ says that no Sexton server answers. Replies are bounded, never followed elsewher
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -16,10 +17,11 @@ import msgspec
 import zstandard
 
 from sexton import errors
-from sexton.blobs.local import chunks, save
 from sexton.model.access import API_VERSION, Greeting, Health
+from sexton.model.artifacts import Manifest, PackClass, Upload, Where
 from sexton.model.records import Ack, Batch
 from sexton.model.runs import Changes, ConsoleText, Detail, Page, RunFilter, Series
+from sexton.model.storage import Grouping, Storage
 from sexton.model.values import clean_text
 
 CONNECT_SECONDS = 5.0
@@ -28,6 +30,8 @@ ANSWER_SECONDS = 60.0
 COMPRESS_BYTES = 64 << 10
 REQUEST_BYTES = 16 << 20
 """What one request of `ingest` carries; only a single batch may be larger."""
+
+PIECE_BYTES = 1 << 20
 
 REPLY_BYTES = 512 << 20
 ERROR_BYTES = 1 << 20
@@ -82,24 +86,59 @@ class Remote:
             acks += told
         return acks
 
-    def missing(self, digests: Sequence[str]) -> list[str]:
+    def open_upload(self) -> Upload:
         """See `Client`."""
-        body, headers = msgspec.json.encode(list(digests)), {"content-type": "application/json"}
-        reply = self._ask("POST", "blobs/missing", content=body, headers=headers)
-        return self._understood(msgspec.json.Decoder(list[str]), reply)
+        return self._packed("uploads", None, Upload)
 
-    def put_blob(self, digest: str, path: Path) -> None:
+    def pin(self, upload: str, hashes: Sequence[bytes]) -> list[bytes]:
+        """See `Client`."""
+        return self._packed(f"uploads/{quote(upload, safe='')}/pin", hashes, list[bytes])
+
+    def put_pack(self, upload: str, kind: PackClass, path: Path) -> None:
         """See `Client`."""
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             headers = {"content-type": "application/octet-stream", "content-length": str(size)}
-            self._tell("PUT", f"blobs/{quote(digest, safe=':')}", content=chunks(file), headers=headers)
+            pieces = iter(partial(file.read, PIECE_BYTES), b"")
+            self._tell("PUT", f"uploads/{quote(upload, safe='')}/packs/{kind}", content=pieces, headers=headers)
 
-    def get_blob(self, digest: str, path: Path) -> None:
+    def claim(self, upload: str, digests: Sequence[str]) -> list[str]:
         """See `Client`."""
-        self._greet()
-        with self._exchange("GET", _path(f"blobs/{quote(digest, safe=':')}")) as response:
-            save(digest, response.iter_raw(), path)
+        return self._packed(f"uploads/{quote(upload, safe='')}/claim", digests, list[str])
+
+    def commit_manifest(self, upload: str, manifest: Manifest) -> None:
+        """See `Client`."""
+        body, headers = msgspec.msgpack.encode(manifest), {"content-type": "application/msgpack"}
+        self._tell("POST", f"uploads/{quote(upload, safe='')}/manifests", content=body, headers=headers)
+
+    def keep_receipt(self, upload: str, batch: Batch) -> None:
+        """See `Client`."""
+        body, headers = msgspec.msgpack.encode(batch), {"content-type": "application/msgpack"}
+        self._tell("POST", f"uploads/{quote(upload, safe='')}/receipts", content=body, headers=headers)
+
+    def close_upload(self, upload: str) -> None:
+        """See `Client`."""
+        self._tell("DELETE", f"uploads/{quote(upload, safe='')}")
+
+    def manifest(self, digest: str) -> Manifest:
+        """See `Client`."""
+        reply = self._ask("GET", f"manifests/{quote(digest, safe=':')}")
+        return self._understood(msgspec.msgpack.Decoder(Manifest), reply)
+
+    def locate(self, hashes: Sequence[bytes]) -> list[Where]:
+        """See `Client`."""
+        return self._packed("chunks/locate", hashes, list[Where])
+
+    def read_pack(self, pack: int, start: int, end: int) -> bytes:
+        """See `Client`."""
+        data = self._ask("GET", f"packs/{pack}", params={"start": start, "end": end})
+        if len(data) != end - start:
+            raise self._foreign(f"it sends {len(data)} bytes of a pack where {end - start} were asked for")
+        return data
+
+    def storage(self, by: Grouping, limit: int = 100) -> Storage:
+        """See `Client`."""
+        return self._get("storage", Storage, by=by, limit=limit)
 
     def runs(self, which: RunFilter) -> Page:
         """See `Client`."""
@@ -141,6 +180,12 @@ class Remote:
 
     def _get(self, path: str, kind: type[T], **params: Any) -> T:
         return self._understood(msgspec.json.Decoder(kind), self._ask("GET", path, params=params))
+
+    def _packed(self, path: str, body: object, kind: type[T]) -> T:
+        """What a request with a msgpack body is answered, in msgpack."""
+        headers = {"content-type": "application/msgpack"}
+        reply = self._ask("POST", path, content=msgspec.msgpack.encode(body), headers=headers)
+        return self._understood(msgspec.msgpack.Decoder(kind), reply)
 
     def _add(self, path: str, body: object) -> None:
         self._tell("POST", path, content=msgspec.json.encode(body), headers={"content-type": "application/json"})

@@ -1,37 +1,58 @@
 """Delivering one journal: what to send next, and what to remember once the store has acknowledged it.
 
-Blobs go before the batch that names them; the cursor moves after the acknowledgement; a private copy of a file goes
-after the cursor. Killed between any two of these, the same is sent again and has no second effect.
+A file that was handed over is owed: the records after it are not kept waiting, its own follows when its bytes are
+stored. The cursor moves after the acknowledgement; a private copy of a file goes after the cursor. Killed between any
+two of these, the same is sent again and has no second effect.
 """
 
 import contextlib
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from sexton.blobs import local as blobs
-from sexton.courier.batches import batch
+from sexton.capture import files
+from sexton.courier.batches import Exchange, batch
 from sexton.journal import reader
 from sexton.journal.journal import identity_of
-from sexton.journal.reader import EpochReader, Piece, Progress
+from sexton.journal.reader import EpochReader, Owed, Piece, Position, Progress
 from sexton.model import records
-from sexton.model.records import ASSUMED, Artifact, Batch, Finished, Saved, Started, Trouble
+from sexton.model.records import ASSUMED, Batch, Finished, Saved, Started
 
-PutBlob = Callable[[str, Path], None]
-"""Stores a file under its digest, unless the store has it."""
+
+class Handover(NamedTuple):
+    """A record that hands over a file, by its place in the spool."""
+
+    folder: Path
+    epoch: int
+    sequence: int
+
+    def copy(self, saved: Saved) -> Path | None:
+        """Where the private copy is; None where only an address was handed over."""
+        return self.folder / "files" / Path(saved.file).name if saved.file else None
+
+    def batch(self, record: records.Record) -> Batch:
+        """What is sent in its place, alone."""
+        identity = identity_of(self.folder)
+        body = msgspec.Raw(records.encode(record))
+        return Batch(identity.run, identity.writer, self.epoch, self.sequence, 1, records=[(0, body)])
+
+
+Store = Callable[[Handover, Saved], records.Record | None]
+"""What to send in place of a hand-over, once its bytes are stored; None until then."""
 
 
 class Parcel(msgspec.Struct):
-    """A batch, and what its acknowledgement means for the journal: how far its epoch was delivered, which files are no
-    longer needed, and which sessions an observer has closed."""
+    """Batches, and what their acknowledgement means for the journal: how far their epoch was delivered, which sessions
+    an observer has closed, and which hand-overs are done."""
 
     epoch: int
-    batch: Batch
+    batches: list[Batch]
     progress: Progress
-    files: list[Path]
-    closed: list[int]
+    closed: set[int] = msgspec.field(default_factory=set)
+    done: list[tuple[Handover, Saved]] = msgspec.field(default_factory=list)
 
 
 class Delivery:
@@ -60,15 +81,26 @@ class Delivery:
                 if frame.kind == 1:
                     yield records.decode(frame.payload[1:])
 
-    def parcels(self, put_blob: PutBlob) -> Iterator[Parcel]:
-        """The next piece of each epoch that has one. What `put_blob` raises leaves the journal where it was."""
+    def parcels(self) -> Iterator[Parcel]:
+        """The next piece of each epoch that has one."""
         for epoch in reader.epochs(self.folder):
             at = self.progress(epoch).position
             at_hand = self._readers.setdefault(epoch, EpochReader(self.folder, epoch, at))
             at_hand.position = at
             piece = at_hand.read()
             if piece is not None:
-                yield self._parcel(epoch, piece, put_blob)
+                yield self._parcel(epoch, piece, at)
+
+    def settled(self, store: Store) -> Iterator[Parcel]:
+        """Of each epoch what was owed and can be sent now. What `store` raises leaves the rest as it was."""
+        for epoch, progress in list(self.cursor.epochs.items()):
+            parcel = Parcel(epoch, [], msgspec.structs.replace(progress, owed=list(progress.owed)))
+            try:
+                for owed in progress.owed:
+                    self._settle(parcel, owed, store)
+            finally:  # one that can't be sent does not keep back those before it
+                if parcel.batches:
+                    yield parcel
 
     def acknowledge(self, parcels: list[Parcel]) -> None:
         """The store has committed these: move the cursor, then remove what is behind it."""
@@ -78,9 +110,11 @@ class Delivery:
             self._mark_ended(epoch)
         self.cursor.save(self.folder)
         for parcel in parcels:
-            EpochReader(self.folder, parcel.epoch, parcel.progress.position).drop_read()
-            for file in parcel.files:
-                file.unlink(missing_ok=True)
+            EpochReader(self.folder, parcel.epoch, parcel.progress.behind).drop_read()
+            for handover, saved in parcel.done:
+                copy = handover.copy(saved)
+                if copy is not None:
+                    files.discard(copy)
 
     def end(self, epoch: int) -> None:
         """Remember that a session is over, so that nobody asks for its process again."""
@@ -88,8 +122,7 @@ class Delivery:
         self.cursor.save(self.folder)
 
     def _mark_ended(self, epoch: int) -> None:
-        progress = self.progress(epoch)
-        self.cursor.epochs[epoch] = Progress(progress.position, progress.started, ended=True)
+        self.cursor.epochs[epoch] = msgspec.structs.replace(self.progress(epoch), ended=True)
 
     def told_end(self, epoch: int) -> bool:
         """Whether what is not acknowledged yet tells the end of a session, by somebody who knew it: the session itself,
@@ -122,55 +155,64 @@ class Delivery:
     @property
     def drained(self) -> bool:
         """Whether all that can be read is acknowledged."""
-        return all(
+        return not any(progress.owed for progress in self.cursor.epochs.values()) and all(
             EpochReader(self.folder, epoch, self.progress(epoch).position).read() is None
             for epoch in reader.epochs(self.folder)
         )
 
-    def _parcel(self, epoch: int, piece: Piece, put_blob: PutBlob) -> Parcel:
+    def _parcel(self, epoch: int, piece: Piece, at: Position) -> Parcel:
         before = self.progress(epoch)
-        after = Progress(piece.after, before.started, before.ended)
-        files: list[Path] = []
-        closed: list[int] = []
+        after = Progress(piece.after, before.started, before.ended, list(before.owed))
+        parcel = Parcel(epoch, [], after)
+        handed: dict[bytes, Saved] = {}
 
-        def exchange(body: bytes) -> bytes:
+        def exchange(body: bytes) -> bytes | None:
             record = records.decode(body)
             if isinstance(record, Started):
                 after.started = record
             elif isinstance(record, Finished) and record.epoch is None:
                 after.ended = record.cause != ASSUMED  # else its process is watched to its end
             elif isinstance(record, Finished) and record.epoch is not None:
-                closed.append(record.epoch)
+                parcel.closed.add(record.epoch)
             elif isinstance(record, Saved):
-                file = self.folder / "files" / Path(record.file).name
-                files.append(file)
-                return records.encode(_kept(record, file, put_blob))
+                handed[body] = record
+                return None
             return body
 
-        made = batch(self.identity.run, self.identity.writer, epoch, piece, exchange)
-        return Parcel(epoch, made, after, files, closed)
+        parcel.batches.append(self._batch(epoch, piece, exchange))
+        if handed:  # what is owed must not be covered by what is sent without it
+            owed = {frame.sequence: frame.payload[1:] for frame in piece.frames if frame.payload[1:] in handed}
+            after.owed += [Owed(number, body, handed[body].size or 0, at) for number, body in owed.items()]
+            parcel.batches = [self._batch(epoch, part, exchange) for part in piece.without(owed)]
+        return parcel
+
+    def _batch(self, epoch: int, piece: Piece, exchange: Exchange) -> Batch:
+        return batch(self.identity.run, self.identity.writer, epoch, piece, exchange)
+
+    def _settle(self, parcel: Parcel, owed: Owed, store: Store) -> None:
+        """Add to the parcel what is owed, if it can be sent."""
+        saved = records.decode(owed.body)
+        body = owed.body
+        if isinstance(saved, Saved):  # else a newer version's, which the store keeps as it is
+            handover = Handover(self.folder, parcel.epoch, owed.sequence)
+            record = store(handover, saved)
+            if record is None:
+                return
+            parcel.done.append((handover, saved))
+            body = records.encode(record)
+        run, writer = self.identity.run, self.identity.writer
+        parcel.batches.append(Batch(run, writer, parcel.epoch, owed.sequence, 1, records=[(0, msgspec.Raw(body))]))
+        parcel.progress.owed.remove(owed)
 
 
-def _kept(saved: Saved, file: Path, put_blob: PutBlob) -> records.Record:
-    """Store the file's bytes: the artifact that is to be sent in place of the hand-over."""
-    try:
-        digest, size = blobs.digest(file), file.stat().st_size
-    except FileNotFoundError:
-        return Trouble(at=saved.at, kind="missing-file", count=1, reason=saved.name)
-    put_blob(digest, file)
-    return Artifact(
-        at=saved.at,
-        name=saved.name,
-        digest=digest,
-        size=size,
-        kind=saved.kind,
-        step=saved.step,
-        metrics=saved.metrics,
-    )
+PACKS = ".packs-"
+"""Begins the names of folders in the spool where packs are made."""
 
 
 def tidy(spool: Path) -> None:
-    """Finish what a courier that was killed while discarding had begun."""
+    """Finish what a courier that was killed while discarding had begun; remove the packs it had begun."""
+    for packs in spool.glob(f"{PACKS}*"):
+        shutil.rmtree(packs, ignore_errors=True)
     for leaving in spool.glob(".*.leaving"):
         with contextlib.suppress(OSError):  # its run has begun a new journal: later
             leaving.rename(leaving.with_name(leaving.name[1 : -len(".leaving")]))

@@ -20,6 +20,7 @@ from sexton import clock, errors, settings
 from sexton.client import Client, connect
 from sexton.courier import start
 from sexton.courier.delivery import Delivery, Parcel, discard, tidy
+from sexton.courier.uploads import Uploads
 from sexton.courier.watch import Vigil
 from sexton.journal import reader
 from sexton.model.records import Batch
@@ -36,6 +37,7 @@ class Destination:
     def __init__(self, url: str, blobs: str, token: str | None) -> None:
         self.url, self._blobs, self._token = url, blobs, token
         self._client: Client | None = None
+        self.uploads = Uploads(self._connect)
         self.failures = 0
         self.reason: str | None = None
         self.try_again = 0
@@ -44,14 +46,11 @@ class Destination:
     def client(self) -> Client:
         """The connection; opened when first needed. Raises `SextonError`."""
         if self._client is None:
-            self._client = connect(self.url, blobs=self._blobs, token=self._token)
+            self._client = self._connect()
         return self._client
 
-    def put_blob(self, digest: str, path: Path) -> None:
-        """Store a file unless the store has its bytes."""
-        with self._asked():
-            if self.client.missing([digest]):
-                self.client.put_blob(digest, path)
+    def _connect(self) -> Client:
+        return connect(self.url, blobs=self._blobs, token=self._token)
 
     def ingest(self, batches: list[Batch]) -> None:
         """Store batches; on return they are durable there."""
@@ -182,11 +181,17 @@ class Courier:
         if clock.monotonic() < destination.try_again:
             return False
         try:
-            self._send(destination, delivery, list(delivery.parcels(destination.put_blob)))
+            self._send(destination, delivery, list(delivery.parcels()))
+            for parcel in delivery.settled(destination.uploads.store):
+                self._send(destination, delivery, [parcel])
+        except errors.BlobNotFound as error:  # the upload was ended before its artifact was named: once more
+            destination.uploads.forget()
+            destination.failed(error)
+            return False
         except (errors.Unavailable, errors.Denied, errors.StoreTooNew, errors.WrongVersion) as error:
             destination.failed(error)
             return False
-        if destination.failures:
+        if destination.failures and not destination.uploads.failing:
             destination.answered()
         self._behind |= delivery.behind
         return True
@@ -194,8 +199,9 @@ class Courier:
     def _send(self, destination: Destination, delivery: Delivery, parcels: list[Parcel]) -> None:
         for first in range(0, len(parcels), REQUEST_PARCELS):
             part = parcels[first : first + REQUEST_PARCELS]
-            destination.ingest([parcel.batch for parcel in part])
+            destination.ingest([batch for parcel in part for batch in parcel.batches])
             delivery.acknowledge(part)
+            destination.uploads.acknowledged(handover for parcel in part for handover, _ in parcel.done)
 
     def _note_stuck(self, folder: Path, error: Exception) -> None:
         if not folder.exists():  # removed under us; whatever it held is somebody else's decision
@@ -242,6 +248,7 @@ class Courier:
         """Somebody waits: try at once what would have been tried later."""
         for destination in self._destinations.values():
             destination.try_again = 0
+            destination.uploads.hurry()
         for stuck in self._stuck.values():
             stuck.try_again = 0
 
@@ -250,6 +257,7 @@ class Courier:
             vigil.stop()
         for destination in self._destinations.values():
             destination.close()
+            destination.uploads.close()
         self._journals, self._destinations = {}, {}
 
     def _stop(self, *_: object) -> None:

@@ -4,7 +4,7 @@ A reader never changes a segment. Where it stands is a `Position`, kept in `curs
 acknowledged what lies before it; segments wholly before it may be removed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -26,12 +26,34 @@ class Position(msgspec.Struct, frozen=True):
     sequence: int = 0
 
 
+class Owed(msgspec.Struct, frozen=True):
+    """A record that was passed over: it is delivered once the bytes that it hands over are stored."""
+
+    sequence: int
+    body: bytes
+    size: int
+    """Bytes that it hands over."""
+    at: Position
+    """Not after it: whatever was written before this is another's."""
+
+
 class Progress(msgspec.Struct, omit_defaults=True):
     """How far one epoch was delivered, and what its delivered records said about the session."""
 
     position: Position = Position()
     started: Started | None = None
     ended: bool = False
+    owed: list[Owed] = []
+    """In the order of their numbers."""
+
+    def reached(self, sequence: int) -> bool:
+        """Whether all records with lower numbers are delivered."""
+        return self.position.sequence >= sequence and all(one.sequence >= sequence for one in self.owed)
+
+    @property
+    def behind(self) -> Position:
+        """What lies before this is delivered, and will not be asked for again whatever becomes of the cursor."""
+        return self.owed[0].at if self.owed else self.position
 
 
 class Cursor(msgspec.Struct):
@@ -65,7 +87,7 @@ def runs(spool: Path) -> list[Path]:
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """What of a journal the store has not acknowledged."""
+    """What of a journal the store has not acknowledged: bytes of records, and of files that they hand over."""
 
     run: str
     url: str
@@ -83,6 +105,7 @@ def backlog(spool: Path) -> list[Backlog]:
                 EpochReader(folder, epoch, cursor.epochs.get(epoch, Progress()).position).pending
                 for epoch in epochs(folder)
             )
+            waiting += sum(len(one.body) + one.size for progress in cursor.epochs.values() for one in progress.owed)
         except (OSError, msgspec.DecodeError):  # just delivered and removed
             continue
         if waiting:
@@ -103,7 +126,7 @@ def reached(folder: Path, goal: dict[int, Position]) -> bool:
     cursor = Cursor.load(folder)
     if not (folder / "journal.json").exists():  # delivered to the end, and removed
         return True
-    at = {epoch: cursor.epochs.get(epoch, Progress()).position for epoch in goal}
+    at = {epoch: cursor.epochs.get(epoch, Progress()).behind for epoch in goal}
     return all((at[epoch].segment, at[epoch].offset) >= (end.segment, end.offset) for epoch, end in goal.items())
 
 
@@ -120,6 +143,18 @@ class Piece(msgspec.Struct):
     @property
     def count(self) -> int:
         return self.after.sequence - self.first
+
+    def without(self, sequences: Iterable[int]) -> "Iterator[Piece]":
+        """What lies before, between and after these records, which are some of it."""
+        first, rest = self.first, self.frames
+        for sequence in sorted(sequences):
+            before = [frame for frame in rest if frame.sequence < sequence]
+            rest = [frame for frame in rest if frame.sequence > sequence]
+            if sequence > first:
+                yield Piece(first, msgspec.structs.replace(self.after, sequence=sequence), before, self.shapes)
+            first = sequence + 1
+        if self.after.sequence > first:
+            yield Piece(first, self.after, rest, self.shapes)
 
 
 class EpochReader:

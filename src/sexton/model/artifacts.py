@@ -22,6 +22,9 @@ CHUNK_BYTES = 4 << 20
 PACK_BYTES = 128 << 20
 """No pack is larger."""
 
+READ_LIMIT = 16 << 20
+"""No more bytes of a pack are read at once."""
+
 PackClass = Literal["weights", "optimizer", "other"]
 """What the chunks of a pack have in common, so that one kind of them can be let go by whole packs."""
 

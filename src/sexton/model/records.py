@@ -109,25 +109,43 @@ class Heartbeat(Record):
 
 
 class Saved(Record):
-    """A file was handed over for keeping. `file` is its private copy in the journal's folder; the courier stores the
-    bytes and sends an `Artifact` in its place. Never reaches the store."""
+    """A file, a folder or an address was handed over for keeping. The courier stores the bytes and sends an `Artifact`
+    in its place. Never reaches the store."""
 
     file: str
+    """Its private copy in the journal's `files/` (see `capture.files`); empty where only the address is kept."""
     name: str
     kind: str = "file"
     step: int | float | None = None
     metrics: dict[str, float] = {}
+    size: int | None = None
+    """Bytes, and `mtime` (ns) of the file as it was when it was handed over; of a folder its list has them."""
+    mtime: int | None = None
+    folder: bool = False
+    drop: tuple[str, ...] = ()
+    """Classes of chunks that are not to be stored."""
+    uri: str | None = None
+    """Where the bytes are that are not to be stored."""
+    id: str | None = None
+    """What the caller says identifies them there: a version, an ETag, a digest."""
 
 
 class Artifact(Record):
-    """A named output of the run, whose bytes are already in the store under `digest`."""
+    """A named output of the run. Its bytes are already in the store under `digest`, or stay at `uri`."""
 
     name: str
-    digest: str
-    size: int
+    digest: str | None = None
+    """With `uri`: what identifies the bytes there; None where nobody knows."""
+    size: int | None = None
+    """Bytes of all its files; None where nobody knows."""
     kind: str = "file"
     step: int | float | None = None
     metrics: dict[str, float] = {}
+    files: int | None = None
+    """How many there are in a folder; None of a file."""
+    uri: str | None = None
+    shed: tuple[str, ...] = ()
+    """Classes of chunks that were not stored: what was theirs reads as zero bytes."""
 
 
 class Edge(Record):

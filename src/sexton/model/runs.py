@@ -165,15 +165,23 @@ class Note(msgspec.Struct, frozen=True):
 
 
 class Artifact(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A named output of a run: whole bytes by digest."""
+    """A named output of a run: a file or a folder by its digest, or an address where the bytes are."""
 
     name: str
     kind: str
-    digest: str
-    size: int
+    digest: str | None
+    size: int | None
     at: int
     step: float | None = None
     metrics: dict[str, float | str] = {}
+    files: int | None = None
+    """How many there are in a folder; None of a file."""
+    uri: str | None = None
+    """Where the bytes are that the store does not keep; the digest is then what identifies them there, if known."""
+    shed: tuple[str, ...] = ()
+    """Classes of chunks that were not stored: what was theirs reads as zero bytes."""
+    state: Literal["whole", "damaged", "deleted"] = "whole"
+    """Of the stored bytes: `damaged` until the same bytes are saved again, `deleted` for ever."""
 
 
 class Run(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -17,6 +17,9 @@ class Kept(Protocol):
     def tend(self, look_for_courier: bool) -> None:
         """Do the regular work of one turn. Must not raise."""
 
+    def sync(self) -> None:
+        """Make its journal durable. Must not raise."""
+
 
 class Keeper:
     """The thread, started with the first open run and again in a forked child that logs."""
@@ -38,6 +41,11 @@ class Keeper:
     def release(self, run: Kept) -> None:
         """Stop looking after a run."""
         self._kept.discard(run)
+
+    def sync(self) -> None:
+        """Make all journals durable: for whoever has long work to do in a turn, now and then during it."""
+        for run in list(self._kept):
+            run.sync()
 
     def after_fork(self) -> None:
         """In a forked child: the thread stayed in the parent, and so did its runs until the child logs to them."""

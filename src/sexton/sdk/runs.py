@@ -5,7 +5,6 @@ given is told once in the log, counted, and shown with the run.
 """
 
 import functools
-import itertools
 import logging
 import math
 import operator
@@ -14,7 +13,6 @@ import resource
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self
 
@@ -75,7 +73,6 @@ class Run:
         self._trouble: Counter[tuple[str, str]] = Counter()
         self._background: list[Callable[[], None]] = []
         self._tending = threading.Lock()
-        self._files = itertools.count()
         self._cpu_before = cpu_seconds()
         self.ended = False
 
@@ -144,34 +141,47 @@ class Run:
     @_never_raises
     def save(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | None = None,
         name: str | None = None,
         *,
+        state_dict: Mapping[str, Any] | None = None,
+        uri: str | None = None,
+        reference: bool = False,
+        id: str | None = None,  # noqa: A002  # the word for it everywhere
         kind: str = "file",
         step: int | float | None = None,
         metrics: Mapping[str, float] | None = None,
+        drop: Literal["optimizer"] | None = None,
     ) -> None:
-        """Keep a file's bytes as they are now, under `name` (default: the file's own). Returns once they are copied
-        beside the journal; hashing and storing happen elsewhere."""
+        """Keep a file or a folder as it is now, under `name` (default: its own). Returns at once: what is large is
+        copied in the background, and where it is written to before that, it is told and not kept.
+
+        `state_dict` is written as safetensors instead. `uri` with `reference=True` keeps only where the bytes are, and
+        the `id` (version, ETag, digest) by which they are known there. `drop="optimizer"` stores the file without the
+        state of its optimizer, which then reads as zeros. `metrics`: how good it is. Never raises.
+        """
         if self.ended:
             self._refuse()
             return
-        import shutil  # a run that saves nothing need not load it
+        from sexton.sdk import saving  # a run that saves nothing need not load it
 
-        source = Path(path)
-        copy = self._writer.folder / "files" / f"{os.getpid()}-{next(self._files)}"
-        numbers = {clean_name(key): _number(value) for key, value in (metrics or {}).items()}
+        about = {
+            "kind": clean_name(kind),
+            "step": self._step(step),
+            "metrics": {clean_name(key): _number(value) for key, value in (metrics or {}).items()},
+            "drop": saving.dropped(drop),
+            "id": None if id is None else said(id),
+        }
+        source = saving.Source(path, state_dict, uri, reference, name)
         try:
-            copy.parent.mkdir(exist_ok=True, mode=0o700)
-            shutil.copyfile(source, copy)
+            held = saving.hold(source, self._writer.folder / "files", about, self.complain)
         except OSError as error:
-            copy.unlink(missing_ok=True)
-            reason = "it is a folder; save its files" if source.is_dir() else error.strerror or said(error)
-            self.complain("dropped", f"{source} could not be saved: {reason}")
+            self.complain("dropped", f"{source} could not be saved: {error.strerror or said(error)}")
             return
-        label = clean_name(name or source.name)
-        step = self._step(step)
-        self._append(records.Saved(file=copy.name, name=label, kind=clean_name(kind), step=step, metrics=numbers))
+        if not self._writer.append(held.record):
+            saving.forget(held)
+        elif held.pending:
+            self.in_background(lambda: saving.settle(held, self.complain, keeper.sync))
 
     @_never_raises
     def conclude(self, outcome: Outcome, takeaway: str = "") -> None:
@@ -199,7 +209,7 @@ class Run:
             self.call_courier()
             if self.ended and not self._writer.folder.exists():  # delivered to the end and removed
                 return True
-            if epoch >= 0 and Cursor.load(self._writer.folder).epochs.get(epoch, Progress()).position.sequence >= goal:
+            if epoch >= 0 and Cursor.load(self._writer.folder).epochs.get(epoch, Progress()).reached(goal):
                 return True
             clock.sleep(0.02)
         log.warning("run %s: not everything is in the store yet; it is safe on disk (`sexton doctor`)", self.id)
@@ -224,6 +234,10 @@ class Run:
         return f"<sexton.Run {self.id}{' (ended)' if self.ended else ''}>"
 
     # ------------------------------------------------------------------------------------------------------ inside
+
+    def sync(self) -> None:
+        """Make what was recorded survive a power failure."""
+        self._writer.sync()
 
     def tend(self, look_for_courier: bool) -> None:
         """The keeper's regular turn: background capture, troubles told, journal synced, courier there."""

@@ -55,7 +55,7 @@ def start(
     `params` are fixed inputs, `tags` labels (names, or a mapping), `task` a ticket, `hypothesis` what it is to show.
     Raises `UsageError` for arguments that can't be used. Never for the state of disk, courier or server.
     """
-    chosen = settings.load(**_flags)
+    chosen = settings_in_force()
     labels = _labels(tags)
     if parent is not None and not RUN_ID.fullmatch(said(parent)):
         raise errors.InvalidValue(what="parent", value=show(parent), reason="it is the id of a run")
@@ -87,7 +87,12 @@ def resume(run: str) -> Run:
     overwritten. Raises `InvalidValue` for what is no run id."""
     if not RUN_ID.fullmatch(said(run)):
         raise errors.InvalidValue(what="the run to resume", value=show(run), reason="a run id has 12 characters")
-    return _opened(run, settings.load(**_flags), "owner", {})
+    return _opened(run, settings_in_force(), "owner", {})
+
+
+def settings_in_force() -> settings.Settings:
+    """What is configured, and what `connect` was told."""
+    return settings.load(**_flags)
 
 
 # ------------------------------------------------------------------------------------------------------------- inside

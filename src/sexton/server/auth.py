@@ -25,6 +25,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, ReceiveMessage, Scope, S
 from sexton import errors
 from sexton.api import Local
 from sexton.journal.segment import MAX_PAYLOAD
+from sexton.model.artifacts import PACK_BYTES
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -36,9 +37,9 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 SAFE_VERBS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-BODY_BYTES = {JSON: 10 << 20, MSGPACK: MAX_PAYLOAD + (1 << 20), BYTES: 1 << 50}
+BODY_BYTES = {JSON: 10 << 20, MSGPACK: MAX_PAYLOAD + (1 << 20), BYTES: PACK_BYTES}
 """The content types that a body may have, and how many bytes of it are taken: of `MSGPACK`, the longest record that a
-journal holds and its envelope; `BYTES` goes to the disk, piece by piece.
+journal holds and its envelope; of `BYTES`, which goes to the disk piece by piece, the largest pack.
 
 None of them is a type that a web page can send to another site without asking first."""
 
@@ -82,9 +83,10 @@ async def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None: 
         raise errors.Forbidden(permission=permission, actor=connection.user)
     scope = connection.scope
     if scope["type"] != ScopeType.HTTP or scope["method"] not in SAFE_VERBS:
-        wanted, sent = handler.opt.get("body"), _content_type(dict(scope["headers"]))
+        wanted, sent = handler.opt.get("body", ""), _content_type(dict(scope["headers"]))
         if sent != wanted:
-            raise ClientException(status_code=_WRONG_TYPE, detail=f"the body must be {wanted}, not {sent or 'untyped'}")
+            due = f"the body must be {wanted or 'empty'}, not {sent or 'untyped'}"
+            raise ClientException(status_code=_WRONG_TYPE, detail=due)
     if scope["query_string"]:
         unknown = connection.query_params.keys() - handler.parsed_fn_signature.parameters.keys()
         if unknown:  # a filter that is not understood must not come back as everything

@@ -1,7 +1,7 @@
-"""How metric points are kept as bytes: chunks as they arrive, blocks once compacted. Pure; `docs/spec/store.md` is the
+"""How metric points are kept as bytes: sheets as they arrive, blocks once compacted. Pure; `docs/spec/store.md` is the
 norm. Every number comes back bit for bit.
 
-A row is one log call: its place in the log (at, session, seq), its step, its time, and a value of each metric. A chunk
+A row is one log call: its place in the log (at, session, seq), its step, its time, and a value of each metric. A sheet
 holds the rows of one call of ingest that have the same metrics. A block holds up to 16,384 rows in log order: its axis
 once, and the values of each metric by themselves.
 """
@@ -54,15 +54,15 @@ class Sheet(msgspec.Struct):
         return int(self.values.shape[1])
 
 
-def encode_chunk(at: Ints, seq: Ints, kind: int, steps: Ints | None, times: Ints | None, values: Floats) -> bytes:
-    """A chunk of one session's rows, in log order: a byte for what it has, then zstd of the plain arrays."""
+def encode_sheet(at: Ints, seq: Ints, kind: int, steps: Ints | None, times: Ints | None, values: Floats) -> bytes:
+    """A sheet of one session's rows, in log order: a byte for what it has, then zstd of the plain arrays."""
     arrays = [array.tobytes() for array in (at, seq, steps, times) if array is not None]
     flags = kind | (0 if times is None else TIMED)
     return bytes((flags,)) + _compress.compress(b"".join((*arrays, values.tobytes())))
 
 
-def decode_chunk(data: bytes, rows: int, session: int) -> Sheet:
-    """What `encode_chunk` was given."""
+def decode_sheet(data: bytes, rows: int, session: int) -> Sheet:
+    """What `encode_sheet` was given."""
     kind, timed = data[0] & 3, data[0] & TIMED
     plain = np.frombuffer(_decompress.decompress(memoryview(data)[1:]), "<i8")
     whole = len(plain) // rows

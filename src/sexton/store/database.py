@@ -6,13 +6,14 @@ that asks for what came after the last one it saw misses nothing. What the datab
 `sexton.errors`; whether trying again helps is their `transient`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Column, Connection, Engine, Table, bindparam, event, update
@@ -24,6 +25,11 @@ from sexton.store import schema, upgrade
 FILE = "sexton.db"
 BUSY_SECONDS = 30
 MANY = 5_000  # values in one IN (...): well below what either database takes
+
+PATIENCE_SECONDS = (0.05, 0.2, 0.8)
+"""Pauses before a transaction that did not get through is tried again."""
+
+T = TypeVar("T")
 
 _PRAGMAS = (
     f"busy_timeout = {BUSY_SECONDS * 1000}",
@@ -189,6 +195,16 @@ def _postgresql(url: str) -> Engine:
         connection.commit()
 
     return engine
+
+
+def patiently(act: Callable[[], T]) -> T:
+    """Do a whole transaction again, a few times, when the database could not get to it."""
+    for pause in PATIENCE_SECONDS:
+        try:
+            return act()
+        except errors.Unavailable:
+            clock.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that those who collided do not do so again
+    return act()
 
 
 # -------------------------------------------------------------------------------------------------------- statements

@@ -5,10 +5,13 @@ place in the log is (at, writer, epoch, seq); tables keep it as `at`, `session` 
 Unknown is NULL. NaN is NULL in a row that exists. Times are UTC ns.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Double,
     ForeignKey,
     Index,
@@ -24,6 +27,11 @@ metadata = MetaData()
 
 Text = AnyText().with_variant(AnyText(collation="C"), "postgresql")  # sorts by bytes, as SQLite does
 Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only where the type is INTEGER
+
+
+def _where(condition: ColumnElement[bool]) -> dict[str, Any]:
+    """Options of an index that has only those rows."""
+    return {"sqlite_where": condition, "postgresql_where": condition}
 
 
 def _run() -> Column[str]:
@@ -156,10 +164,14 @@ artifacts = Table(
     Column("at", BigInteger, nullable=False),
     Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),
-    Column("digest", Text, nullable=False),
-    Column("size", BigInteger, nullable=False),
+    Column("digest", Text),
+    Column("size", BigInteger),
     Column("step", Double),
     Column("metrics", Text),
+    Column("deleted_at", BigInteger),
+    Column("files", BigInteger),
+    Column("uri", Text),
+    Column("shed", Text),
     Index("artifacts_by_digest", "digest"),
 )
 
@@ -199,8 +211,8 @@ summaries = Table(
     sqlite_with_rowid=False,
 )
 
-chunks = Table(
-    "chunks",
+sheets = Table(
+    "sheets",
     metadata,
     Column("id", Id, primary_key=True),
     Column("run", Text, ForeignKey("runs.id"), nullable=False),
@@ -208,7 +220,7 @@ chunks = Table(
     Column("rows", BigInteger, nullable=False),
     Column("metrics", LargeBinary, nullable=False),
     Column("data", LargeBinary, nullable=False),
-    Index("chunks_by_run", "run", "id"),
+    Index("sheets_by_run", "run", "id"),
 )
 
 blocks = Table(
@@ -239,4 +251,113 @@ audit = Table(
     Column("act", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("detail", Text, nullable=False),
+)
+
+# ------------------------------------------------------------------------------------------------------ stored bytes
+# Truth about what is stored is here, not in the place: an object that no row names is not there. The foreign keys are a
+# second lock on the door: no row that something refers to can be deleted, whatever a collection believes.
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("lease", BigInteger, nullable=False),
+    Column("lease_until", BigInteger, nullable=False),
+    Column("objects", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("opened_at", BigInteger, nullable=False),
+    Index("uploads_by_state", "state", "lease_until"),
+)
+
+packs = Table(
+    "packs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("upload", Text, ForeignKey("uploads.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("checked_at", BigInteger),
+    UniqueConstraint("key", name="packs_by_key"),
+    Index("packs_by_checked", "checked_at", "id"),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+    Column("pack", Id, ForeignKey("packs.id"), nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("stored", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("codec", BigInteger, nullable=False),
+    Column("condemned_at", BigInteger),
+    Column("damaged_at", BigInteger),
+    UniqueConstraint("hash", name="chunks_by_hash"),
+    Index("chunks_by_pack", "pack"),
+)
+Index("chunks_condemned", chunks.c.condemned_at, **_where(chunks.c.condemned_at.is_not(None)))
+Index("chunks_damaged", chunks.c.damaged_at, **_where(chunks.c.damaged_at.is_not(None)))
+
+pins = Table(
+    "pins",
+    metadata,
+    Column("upload", Text, ForeignKey("uploads.id"), primary_key=True),
+    Column("chunk", Id, ForeignKey("chunks.id"), primary_key=True, autoincrement=False),
+    Index("pins_by_chunk", "chunk"),
+    sqlite_with_rowid=False,
+)
+
+manifests = Table(
+    "manifests",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("condemned_at", BigInteger),
+    Column("body", LargeBinary, nullable=False),  # last: SQLite reads through what is large to what is after it
+    UniqueConstraint("digest", name="manifests_by_digest"),
+    UniqueConstraint("key", name="manifests_by_key"),
+)
+
+manifest_chunks = Table(
+    "manifest_chunks",
+    metadata,
+    Column("manifest", Id, ForeignKey("manifests.id"), primary_key=True, autoincrement=False),
+    Column("chunk", Id, ForeignKey("chunks.id"), primary_key=True, autoincrement=False),
+    Index("manifest_chunks_by_chunk", "chunk"),
+    sqlite_with_rowid=False,
+)
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("upload", Text, ForeignKey("uploads.id"), primary_key=True),
+    Column("manifest", Id, ForeignKey("manifests.id"), primary_key=True, autoincrement=False),
+    Index("claims_by_manifest", "manifest"),
+    sqlite_with_rowid=False,
+)
+
+doomed = Table(
+    "doomed",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("since", BigInteger, nullable=False),
+)
+
+collections = Table(
+    "collections",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("live", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("freed", BigInteger),
 )

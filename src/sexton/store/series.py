@@ -1,7 +1,7 @@
-"""Metric series: chunks as points arrive, blocks of columns once compacted, and reading both as one series.
+"""Metric series: sheets as points arrive, blocks of columns once compacted, and reading both as one series.
 
 Points are in log order whatever the order they arrived in. Compaction is idempotent and changes no answer: it folds the
-chunks of a run into blocks, rewriting only the blocks that are not full or that late points reach back into.
+sheets of a run into blocks, rewriting only the blocks that are not full or that late points reach back into.
 """
 
 from collections import defaultdict
@@ -24,7 +24,7 @@ from sexton.store.columns import (
     Floats,
     Ints,
     Sheet,
-    decode_chunk,
+    decode_sheet,
     encode_axis,
     is_ordered,
     joined,
@@ -42,7 +42,7 @@ LOOSE_LIMIT = 500
 
 
 def looseness(rows: int, metrics: int) -> int:
-    """What a chunk adds to how loose its run's series are: 1, and 1 more for every 1,000 points."""
+    """What a sheet adds to how loose its run's series are: 1, and 1 more for every 1,000 points."""
     return 1 + rows * metrics // 1000
 
 
@@ -51,13 +51,13 @@ def is_due(run: Held) -> bool:
     return run.loose >= LOOSE_LIMIT or (run.loose > 0 and run.state in ENDED)
 
 
-Chunk = tuple[str, int, int, bytes, bytes]
-"""Run, session, rows, the numbers of its metrics as int64, and what `encode_chunk` made of the rows."""
+Kept = tuple[str, int, int, bytes, bytes]
+"""Run, session, rows, the numbers of its metrics as int64, and what `encode_sheet` made of the rows."""
 
 
-def add(tx: Tx, chunks: Sequence[Chunk]) -> None:
-    """Keep chunks."""
-    tx.insert(schema.chunks, chunks)
+def add(tx: Tx, sheets: Sequence[Kept]) -> None:
+    """Keep sheets."""
+    tx.insert(schema.sheets, sheets)
 
 
 def read(connection: Connection, run: str, name: str, context: str = "", points: int | None = None) -> Series:
@@ -101,7 +101,7 @@ def _metric(connection: Connection, run: str, name: str, context: str) -> int:
 
 
 def _points(connection: Connection, run: str, metric: int) -> tuple[list[Mapping[str, Ints]], Floats]:
-    blocks, columns, chunks = schema.blocks, schema.columns, schema.chunks
+    blocks, columns, kept = schema.blocks, schema.columns, schema.sheets
     query = select(blocks.c.rows, blocks.c.axis, columns.c.data).join(columns, columns.c.block == blocks.c.id)
     query = query.where(blocks.c.run == run, columns.c.metric == metric).order_by(blocks.c.id)
     axes: list[Mapping[str, Ints]] = []
@@ -109,17 +109,17 @@ def _points(connection: Connection, run: str, metric: int) -> tuple[list[Mapping
     for row in connection.execute(query):
         axes.append(Axis(row.axis, row.rows))
         values.append(unpack(row.data))
-    for row in connection.execute(select(chunks).where(chunks.c.run == run).order_by(chunks.c.id)):
+    for row in connection.execute(select(kept).where(kept.c.run == run).order_by(kept.c.id)):
         numbers = _numbers(row)
         if metric in numbers:
-            sheet = decode_chunk(row.data, row.rows, row.session)
+            sheet = decode_sheet(row.data, row.rows, row.session)
             axes.append(sheet.axis)
             values.append(sheet.values[numbers.index(metric)])
     return axes, values[0] if len(values) == 1 else np.concatenate(values)
 
 
-def _numbers(chunk: Any) -> list[int]:
-    numbers: list[int] = np.frombuffer(chunk.metrics, "<i8").tolist()
+def _numbers(kept: Any) -> list[int]:
+    numbers: list[int] = np.frombuffer(kept.metrics, "<i8").tolist()
     return numbers
 
 
@@ -139,26 +139,26 @@ def _order(connection: Connection, run: str, axes: Sequence[Mapping[str, Ints]])
 
 
 _LOCK = select(schema.runs.c.id).where(schema.runs.c.id == bindparam("run")).with_for_update()
-_CHUNKS = select(schema.chunks).where(schema.chunks.c.run == bindparam("run")).order_by(schema.chunks.c.id)
+_SHEETS = select(schema.sheets).where(schema.sheets.c.run == bindparam("run")).order_by(schema.sheets.c.id)
 _BLOCKS = (
     select(schema.blocks)
     .where(schema.blocks.c.run == bindparam("run"))
     .where((schema.blocks.c.rows < BLOCK_ROWS) | (schema.blocks.c.until >= bindparam("first")))
     .order_by(schema.blocks.c.id)
 )
-_FOLDED = delete(schema.chunks).where(schema.chunks.c.run == bindparam("run"))
+_FOLDED = delete(schema.sheets).where(schema.sheets.c.run == bindparam("run"))
 _TIGHT = update(schema.runs).where(schema.runs.c.id == bindparam("one")).values(loose=0)
 _BLOCK = insert(schema.blocks).returning(schema.blocks.c.id)
 
 
 def compact(tx: Tx, run: str) -> None:
-    """Fold the chunks of a run into blocks. Holds the run, so none can arrive meanwhile."""
+    """Fold the sheets of a run into blocks. Holds the run, so none can arrive meanwhile."""
     one = {"run": run}
     tx.connection.execute(_LOCK, one)
-    fresh = tx.connection.execute(_CHUNKS, one).all()
+    fresh = tx.connection.execute(_SHEETS, one).all()
     if not fresh:
         return
-    sheets = [(_numbers(row), decode_chunk(row.data, row.rows, row.session)) for row in fresh]
+    sheets = [(_numbers(row), decode_sheet(row.data, row.rows, row.session)) for row in fresh]
     sheets += _reopened(tx, run, min(int(sheet.axis["at"].min()) for _, sheet in sheets))
     for numbers, group in _groups(sheets):
         _write(tx, run, numbers, _sorted(tx, run, numbers, group))

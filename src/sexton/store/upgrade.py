@@ -17,7 +17,7 @@ from sexton import errors
 from sexton.model.values import short_id
 from sexton.store import schema
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration."""
 
 MIGRATIONS = Path(__file__).with_name("migrations")
