@@ -12,6 +12,7 @@ from sexton.ingest import ingest
 from sexton.model.records import Batch, Direction, Finished, Note, Params, Tag
 from sexton.model.runs import Detail
 from sexton.model.values import encode_param, thaw
+from sexton.search.fields import Part, metric_key
 from sexton.store import cells, runs
 from sexton.store.database import Database
 from tests.batches import T0, new_run, points, records, started
@@ -46,6 +47,9 @@ def expected(database: Database, now: int) -> dict[str, Row]:
         return {run: _row(runs.detail(connection, run, now)) for run in cells.changed(connection, 0)}
 
 
+BOUNDS: tuple[Part, ...] = ("min", "max", "best")
+
+
 def _row(detail: Detail) -> Row:
     run = detail.run
     names = "id project experiment state name cause exit_code signal message user host task hypothesis sweep parent"
@@ -56,11 +60,11 @@ def _row(detail: Detail) -> Row:
     row["tier"] = run.tags.get("tier")
     row |= {f"params.{key}": _param(value) for key, value in run.params.items()}
     row |= {f"tags.{key}": value for key, value in run.tags.items()}
-    for suffix, field in {"min": "min", "max": "max", "best": "best"}.items():
+    for suffix in BOUNDS:
         for name, one in run.metrics.items():
-            value = getattr(one, field)
-            row[f"metrics.{name}.{suffix}"] = float(one.last if value is None else value)
-    row |= {f"metrics.{name}": float(one.last) for name, one in run.metrics.items()}
+            value = getattr(one, suffix)
+            row[metric_key(name, suffix)] = float(one.last if value is None else value)
+    row |= {metric_key(name): float(one.last) for name, one in run.metrics.items()}
     return {key: _same(value) for key, value in row.items() if value is not None}
 
 

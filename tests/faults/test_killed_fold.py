@@ -16,8 +16,6 @@ from sexton.store.database import open_database
 from tests.home import until
 from tests.indexes import History, expected, held
 
-KILLS = 50
-
 # Imports once, and then has children that write without end; says the number of each.
 WRITERS = """
     import os, sys
@@ -46,7 +44,8 @@ WRITERS = """
 
 
 @pytest.mark.timeout(400)  # of a loaded machine
-def test_the_index_is_right_after_a_writer_was_killed_at_any_point(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.faults_long)])
+def test_the_index_is_right_after_a_writer_was_killed_at_any_point(tmp_path: Path, kills: int) -> None:
     folder, draw = tmp_path / "store", random.Random(3)
     database = open_database(f"file:{folder}")
     history = History(database, seed=5)
@@ -61,7 +60,7 @@ def test_the_index_is_right_after_a_writer_was_killed_at_any_point(tmp_path: Pat
     assert writers.stdin
     assert writers.stdout
     left, written, whole = 0, folder / "index" / "written", 0.0
-    for _ in range(KILLS):
+    for _ in range(kills):
         for _ in range(3):
             history.act()
         writers.stdin.write(f"{history.now}\n")
@@ -83,7 +82,7 @@ def test_the_index_is_right_after_a_writer_was_killed_at_any_point(tmp_path: Pat
         index.close()
     writers.communicate()
     database.close()
-    assert left, "none was killed while it wrote"
+    assert left or kills < 50, "none was killed while it wrote"
 
 
 def _wait(seconds: float) -> None:

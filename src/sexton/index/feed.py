@@ -15,6 +15,7 @@ import numpy as np
 
 from sexton.model.runs import shown_state
 from sexton.model.values import thaw
+from sexton.search import fields
 from sexton.store.cells import ATTRIBUTES, Part, Texts
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ TABLES = {
 _TIMES = {"created_at": "created", "ended_at": "finished"}
 _NUMBERS = ("seconds", "exit_code", "signal", "cpu_seconds", "max_rss", "bytes")
 _TEXTS = tuple(name for name in ATTRIBUTES if name not in (*_TIMES, *_NUMBERS, "heard_at"))
-_SUFFIXES = ("", ".min", ".max", ".best")
+_PARTS: tuple[fields.Part, ...] = ("last", "min", "max", "best")
 
 
 class _Cells(NamedTuple):
@@ -159,13 +160,10 @@ def _metrics(part: Part) -> list[_Cells]:
     way = _directions(part, place.astype(int), mine[:, 1].astype(int))
     best = np.where(way < 0, least, np.where(way > 0, greatest, last))
     found = [
-        _Cells(_objects([f"metrics.{metric.name}{suffix}" for metric in own])[which], place, value)
-        for suffix, value in zip(_SUFFIXES, (last, least, greatest, best), strict=True)
+        _Cells(_objects([fields.metric_key(metric.name, part) for metric in own])[which], place, value)
+        for part, value in zip(_PARTS, (last, least, greatest, best), strict=True)
     ]
-    names = {metric.name for metric in own}
-    if len(names) < len(own) or any(name + suffix in names for name in names for suffix in _SUFFIXES[1:]):
-        return _once(found, which)
-    return found
+    return _once(found, which) if len({metric.name for metric in own}) < len(own) else found
 
 
 def _directions(part: Part, place: Array, metric: Array) -> Array:
@@ -187,8 +185,7 @@ def _directions(part: Part, place: Array, metric: Array) -> Array:
 
 
 def _once(found: list[_Cells], which: Array) -> list[_Cells]:
-    """Without what has the key of another metric of the run: the later of two with one name stays, and what a metric
-    is called before what its best would be."""
+    """Without what has the key of another metric of the run: the later of two with one name stays."""
     ranked = np.argsort(which, kind="stable")
     taken: dict[tuple[float, str], tuple[int, int]] = {}
     for kind, cells in reversed(list(enumerate(found))):
