@@ -1,11 +1,13 @@
 """BLAKE3, the one hash that names bytes. Knows no place where they are."""
 
-import hashlib
 from pathlib import Path
+from typing import BinaryIO
 
 from blake3 import blake3
 
 from sexton.model.artifacts import text_of
+
+_READ = 1 << 20
 
 
 def hash_of_bytes(data: bytes | bytearray | memoryview) -> bytes:
@@ -21,4 +23,13 @@ def hasher() -> blake3:
 def digest(path: Path) -> str:
     """The digest, as text, of a file's bytes. Raises `OSError`."""
     with path.open("rb") as file:
-        return text_of(hashlib.file_digest(file, hasher).digest())  # type: ignore[arg-type]  # typed for hashlib's own
+        return digest_of(file)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """The digest of all bytes of an open file. Raises `OSError`."""
+    whole = hasher()
+    file.seek(0)
+    while data := file.read(_READ):
+        whole.update(data)
+    return text_of(whole.digest())

@@ -202,13 +202,13 @@ def _reference(saved: Saved) -> Artifact:
 
 def _digest(path: Path, seen: files.Seen) -> str | None:
     """The digest of a file that is as it was seen; None of another."""
-    from sexton.client.transfers import hash_file
+    from sexton.blobs.hashing import digest_of
 
     try:
         with path.open("rb") as file:
             if files.Seen.of(file.fileno()) != seen:
                 return None
-            digest = hash_file(file)
+            digest = digest_of(file)
             return digest if files.Seen.of(file.fileno()) == seen else None
     except OSError:
         return None

@@ -5,14 +5,12 @@ Pages go on from the sort value and id of the last run before, so that a run tha
 first, then texts, then the runs where it is unknown (or NaN). Knows nothing of the store.
 """
 
-import base64
 from collections.abc import Sequence
 from threading import Timer
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import msgspec
-
 from sexton import errors
+from sexton.model.values import bookmark, opened_at
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Duck
@@ -67,7 +65,7 @@ def search(
 ) -> Found:
     """A page of the runs that pass, in the order of a key, ties by id. `after` is `next` of the page before. Raises
     `InvalidValue`."""
-    place, wanted = _decoded(after), max(limit, 1) + 1
+    place, wanted = opened_at(after, _Place), max(limit, 1) + 1
     passing = _find(duck, where)
     total = duck.execute(f"SELECT count(*) FROM {passing}").fetchall()[0][0]  # noqa: S608 - SQL of ours
     found: list[_Place] = []
@@ -78,7 +76,7 @@ def search(
             rows = _sorted(duck, those, sort, descending, wanted - len(found), start)
             found += [_Place(kind, *row) for row in rows]
     page = found[: wanted - 1]
-    return Found([one.id for one in page], total, _encoded(page[-1]) if len(found) == wanted else None)
+    return Found([one.id for one in page], total, bookmark(page[-1]) if len(found) == wanted else None)
 
 
 def hydrate(duck: "Duck", ids: Sequence[str]) -> list[Row]:
@@ -237,17 +235,3 @@ def _merged(values: Sequence[Any]) -> list[Any]:
 
 def _listed(numbers: Any) -> str:
     return ", ".join(map(str, sorted(numbers)))
-
-
-def _encoded(place: _Place) -> str:
-    return base64.urlsafe_b64encode(msgspec.msgpack.encode(place)).decode()
-
-
-def _decoded(after: str | None) -> _Place | None:
-    if after is None:
-        return None
-    try:
-        return msgspec.msgpack.decode(base64.urlsafe_b64decode(after), type=_Place)
-    except (ValueError, msgspec.DecodeError):
-        reason = "it is `next` of the page before, unchanged"
-        raise errors.InvalidValue(what="the place to go on from", value=after, reason=reason) from None

@@ -13,9 +13,13 @@ import re
 from collections.abc import Mapping, Set
 from datetime import date
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+
+from sexton import errors
+
+T = TypeVar("T")
 
 RUN_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{12}")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
@@ -224,3 +228,19 @@ def _plain_repr(value: object) -> str:
         return repr(value)
     except Exception as error:  # noqa: BLE001 - a user's __repr__ may raise anything, and must not stop training
         return f"<repr failed: {type(error).__name__}>"
+
+
+def bookmark(place: object) -> str:
+    """Where a list goes on, as text that a reader hands back unchanged."""
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(place)).decode()
+
+
+def opened_at(after: str | None, kind: type[T]) -> T | None:
+    """The place in a `bookmark`; None without one. Raises `InvalidValue`."""
+    if after is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(base64.urlsafe_b64decode(after), type=kind)
+    except (ValueError, msgspec.DecodeError):
+        reason = "it is `next` of the page before, unchanged"
+        raise errors.InvalidValue(what="the place to go on from", value=after, reason=reason) from None

@@ -4,11 +4,9 @@ A page is found by the value and id of the last run before it, so it costs the s
 comes or goes meanwhile shifts nothing. Runs whose sort value is unknown follow the others, newest first.
 """
 
-import base64
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
@@ -28,6 +26,7 @@ from sqlalchemy import (
 
 from sexton import errors
 from sexton.model.runs import LOST_AFTER_SECONDS, RunFilter
+from sexton.model.values import bookmark, opened_at
 from sexton.store import metrics, schema
 from sexton.store.schema import TAG_HEAD
 
@@ -73,7 +72,7 @@ def select_page(connection: Connection, which: RunFilter, now: int, total: int) 
     `InvalidValue`."""
     limit = max(which.limit, 1) + 1
     order = _order(connection, which.sort)
-    after = _decoded(which.after)
+    after = opened_at(which.after, _Place)
     conditions = _conditions(which, now, walk=total > _MANY)
     found: list[_Place] = []
     if after is None or after.known:
@@ -82,7 +81,7 @@ def select_page(connection: Connection, which: RunFilter, now: int, total: int) 
         rest = _unknown(order, conditions, after).limit(limit - len(found))
         found += [_Place(False, *row) for row in connection.execute(rest)]
     page = found[: limit - 1]
-    return [place.id for place in page], _encoded(page[-1]) if len(found) == limit else None
+    return [place.id for place in page], bookmark(page[-1]) if len(found) == limit else None
 
 
 def _known(order: _Order, conditions: Conditions, after: _Place | None) -> CompoundSelect[Any, Any]:
@@ -171,17 +170,3 @@ def _tagged(tag: str) -> Select[Any]:
         return query.where(_tags.c.value.is_not(None))
     query = query.where(_tags.c.value == value[:TAG_HEAD])
     return query if len(value) < TAG_HEAD else query.where(func.coalesce(_tags.c.rest, "") == value[TAG_HEAD:])
-
-
-def _encoded(place: _Place) -> str:
-    return base64.urlsafe_b64encode(msgspec.msgpack.encode(place)).decode()
-
-
-def _decoded(after: str | None) -> _Place | None:
-    if after is None:
-        return None
-    try:
-        return msgspec.msgpack.decode(base64.urlsafe_b64decode(after), type=_Place)
-    except (ValueError, msgspec.DecodeError):
-        reason = "it is `next` of the page before, unchanged"
-        raise errors.InvalidValue(what="the place to go on from", value=after, reason=reason) from None

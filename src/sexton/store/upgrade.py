@@ -83,7 +83,7 @@ def _alone(engine: Engine, folder: Path | None) -> Iterator[None]:
 def _create(engine: Engine, url: str, create: bool) -> None:
     if not create:
         raise errors.NotFound(what=f"A store at {url}")
-    with engine.execution_options(sexton_begin="BEGIN IMMEDIATE").begin() as connection:
+    with engine.begin() as connection:
         taken = sorted(schema.metadata.tables.keys() & set(inspect(connection).get_table_names()))
         if taken:
             reason = f"this database holds tables of something else ({', '.join(taken)}); give Sexton one of its own"
