@@ -22,7 +22,7 @@ from sexton.model.records import Ack, Batch, Note, Record, Tag, encode
 from sexton.model.runs import Changes, ConsoleText, Detail, Page, RunFilter, Series
 from sexton.model.storage import Grouping, Storage
 from sexton.model.values import clean_name, clean_text
-from sexton.storage import reading, uploads
+from sexton.storage import reading, scrub, uploads
 from sexton.store import footprint, runs, series
 from sexton.store.database import Database, open_database, patiently
 
@@ -126,6 +126,10 @@ class Local:
     def read_pack(self, pack: int, start: int, end: int) -> bytes:
         """See `Client`."""
         return reading.read_pack(self.database, self.place, pack, start, end)
+
+    def doubt(self, hashes: Sequence[bytes]) -> None:
+        """See `Client`."""
+        scrub.doubt(self.database, self.place, self.actor, hashes)
 
     def storage(self, by: Grouping, limit: int = 100) -> Storage:
         """See `Client`."""

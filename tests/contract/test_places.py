@@ -241,18 +241,27 @@ def test_what_has_no_key_is_not_ours_and_not_listed(tmp_path: Path, s3: S3, s3_u
 
 
 def test_a_place_belongs_to_one_store(place: Place) -> None:
-    attach(place, "store1")
-    attach(place, "store1")
+    attach(place, "store1", is_used=False)
+    attach(place, "store1", is_used=False)
     with pytest.raises(errors.ForeignPlace) as caught:
-        attach(place, "store2")
+        attach(place, "store2", is_used=False)
     assert caught.value.fields == {"place": place.url, "owner": "store1", "store": "store2"}
     assert keys(place) == ["store.json"]
+
+
+def test_a_used_place_that_is_empty_is_not_taken_for_a_new_one(place: Place) -> None:
+    """An empty mount point: what is written there would be gone once the disk is back."""
+    with pytest.raises(errors.Unavailable, match="is it mounted"):
+        attach(place, "store1", is_used=True)
+    assert keys(place) == []
+    attach(place, "store1", is_used=False)
+    attach(place, "store1", is_used=True)
 
 
 def test_of_stores_that_race_for_a_place_one_has_it(place: Place) -> None:
     def run(store: str) -> bool:
         try:
-            attach(place, store)
+            attach(place, store, is_used=False)
         except errors.ForeignPlace:
             return False
         return True
@@ -261,14 +270,14 @@ def test_of_stores_that_race_for_a_place_one_has_it(place: Place) -> None:
     with ThreadPoolExecutor(8) as racers:
         attached = [name for name, won in zip(names, racers.map(run, names), strict=True) if won]
     assert len(attached) == 1
-    attach(place, attached[0])
+    attach(place, attached[0], is_used=False)
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b'{"store": 1}', b'{"store":"store1","version":2}', b"\xff"])
 def test_a_place_whose_owner_can_not_be_told_is_left_alone(place: Place, text: bytes) -> None:
     place.put_bytes("store.json", text)
     with pytest.raises(errors.IntegrityError):
-        attach(place, "store1")
+        attach(place, "store1", is_used=False)
     assert whole(place, "store.json") == text
 
 
@@ -328,7 +337,7 @@ def test_a_bucket_that_is_missing_is_not_taken_for_an_empty_one(s3_url: str, fil
         lambda: place.size("a"),
         lambda: place.delete(["a"]),
         lambda: list(place.list("")),
-        lambda: attach(place, "store1"),
+        lambda: attach(place, "store1", is_used=False),
     ):
         with pytest.raises(errors.Unavailable, match=r"s3://missing/prefix.*NoSuchBucket"):
             verb()

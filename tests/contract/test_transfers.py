@@ -177,6 +177,26 @@ def test_damaged_bytes_are_told_with_what_to_do(client: Client, folder: Path, pa
         download(client, sent.digest, folder / "back")
 
 
+def test_what_a_reader_finds_damaged_the_store_knows(
+    client: Client, folder: Path, packs: Callable[[], list[Path]]
+) -> None:
+    (folder / "a").write_bytes(os.urandom(3_000_000))
+    sent = send(client, _source(folder / "a"))
+    hashes = client.manifest(sent.digest).hashes
+    client.doubt(hashes[:100])
+    assert len(client.locate(hashes)) == len(hashes)  # on nobody's word alone
+    [one] = packs()
+    data = bytearray(one.read_bytes())
+    data[1000] ^= 1
+    one.write_bytes(data)
+    with pytest.raises(errors.IntegrityError):
+        download(client, sent.digest, folder / "back")
+    assert len(client.locate(hashes)) == len(hashes) - 1
+    send(client, _source(folder / "a"))
+    download(client, sent.digest, folder / "back")
+    assert (folder / "back").read_bytes() == (folder / "a").read_bytes()
+
+
 def test_what_nobody_stored_is_not_found(client: Client, folder: Path) -> None:
     with pytest.raises(errors.BlobNotFound):
         download(client, "b3:" + "3" * 64, folder / "back")

@@ -4,6 +4,7 @@ An object never changes: keys are not used twice, and `put` gives a key bytes on
 id it has in `store.json`. Knows no chunks.
 """
 
+import logging
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from sexton.blobs.folder import Folder
 from sexton.blobs.keys import Stored
 
 __all__ = ["Bucket", "Folder", "Place", "Stored", "attach", "open_place", "probe"]
+
+log = logging.getLogger(__name__)
 
 OWNER = "store.json"
 _RACERS = 12
@@ -82,14 +85,20 @@ class _Owner(msgspec.Struct, frozen=True):
     version: int = 1
 
 
-def attach(place: Place, store: str) -> None:
-    """Make the place that of a store, or see that it is.
+def attach(place: Place, store: str, is_used: bool) -> None:
+    """Make the place that of a store, or see that it is; `is_used` says whether the store has bytes in it.
 
-    Raises `ForeignPlace` where another store has it, `IntegrityError`.
+    Raises `ForeignPlace` where another store has it, `Unavailable` where a used one shows no trace of it,
+    `IntegrityError`.
     """
     try:
         owner = _owner(place)
     except errors.BlobNotFound:
+        if is_used:  # an empty mount point looks like this
+            reason = f"it has no {OWNER}, though this store has bytes there: is it mounted, is it the right one?"
+            raise errors.Unavailable(what=f"The place {place.url}", reason=reason) from None
+        if not isinstance(place, Folder) and not probe(place):
+            log.warning("%s gives a key bytes twice: nothing is lost by it, but one guard is missing", place.url)
         with suppress(errors.KeyTaken):  # somebody was faster
             place.put_bytes(OWNER, msgspec.json.encode(_Owner(store)))
         owner = _owner(place)

@@ -72,6 +72,10 @@ class Client(Protocol):
     def read_pack(self, pack: int, start: int, end: int) -> bytes:
         """Bytes of a pack, at most `artifacts.READ_LIMIT`. Raises `BlobNotFound`, `IntegrityError`."""
 
+    def doubt(self, hashes: Sequence[bytes]) -> None:
+        """Say that chunks are not what they should be, at most `artifacts.DOUBTS`: the store reads them again, and
+        shows as damaged what is."""
+
     def storage(self, by: Grouping, limit: int = 100) -> Storage:
         """What artifacts take, in all and by group: the `limit` groups with the most stored bytes."""
 

@@ -136,6 +136,11 @@ class Remote:
             raise self._foreign(f"it sends {len(data)} bytes of a pack where {end - start} were asked for")
         return data
 
+    def doubt(self, hashes: Sequence[bytes]) -> None:
+        """See `Client`."""
+        headers = {"content-type": "application/msgpack"}
+        self._tell("POST", "chunks/doubt", content=msgspec.msgpack.encode(hashes), headers=headers)
+
     def storage(self, by: Grouping, limit: int = 100) -> Storage:
         """See `Client`."""
         return self._get("storage", Storage, by=by, limit=limit)

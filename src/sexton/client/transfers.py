@@ -18,6 +18,7 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, TypeVar, cast
 
 from sexton import errors
+from sexton.blobs import hashing
 from sexton.blobs.chunking import Piece, split
 from sexton.blobs.hashing import hash_of_bytes, hasher
 from sexton.blobs.packs import PackWriter, unpack
@@ -46,7 +47,6 @@ _READERS = 4
 _WINDOW = 65_536  # chunks whose places are asked for at once
 _MANY = 1_000  # files: a sync of everything takes less than one of each
 _TRIES = 3
-_READ = 1 << 20
 
 
 class Source(NamedTuple):
@@ -96,15 +96,6 @@ def digest_of(files: Sequence[File]) -> str:
         return files[0].digest
     lines = (f"{file.path}\0{file.size}\0{file.digest}\n" for file in files)
     return text_of(hash_of_bytes("".join(lines).encode()))
-
-
-def hash_file(file: BinaryIO) -> str:
-    """The digest of an open file's bytes, from its beginning."""
-    whole = hasher()
-    file.seek(0)
-    while data := file.read(_READ):
-        whole.update(data)
-    return text_of(whole.digest())
 
 
 # ------------------------------------------------------------------------------------------------------------ sending
@@ -213,7 +204,7 @@ def _part(source: Source, packs: "_Packs", drop: Collection[str]) -> _Part:
 
 
 def _hashed(source: Source) -> File:
-    return _read(source, lambda file, size: File(source.path, size, hash_file(file), []))
+    return _read(source, lambda file, size: File(source.path, size, hashing.digest_of(file), []))
 
 
 def _read(source: Source, read: Callable[[BinaryIO, int], T]) -> T:
@@ -288,6 +279,8 @@ def _fetch(
         try:
             data = unpack(where.chunk, stored, f"The artifact {digest}")
         except errors.IntegrityError as error:
+            with suppress(errors.SextonError):  # what matters here is that it is damaged, not who is told
+                client.doubt([where.chunk.hash])
             reason = f"{error.fields['reason']}. Saving the same bytes again repairs it"
             raise errors.IntegrityError(what=error.fields["what"], reason=reason) from None
         for place, offset in wanted.pop(where.chunk.hash):
@@ -395,7 +388,7 @@ class _Draft:
         for place, file in enumerate(self._manifest.files):
             descriptor = self._at(place)
             with open(descriptor, "rb", closefd=False) as bytes_:
-                actual = hash_file(bytes_)
+                actual = hashing.digest_of(bytes_)
             if actual != file.digest:
                 raise errors.IntegrityError(what=f"The artifact {self._manifest.digest}", reason=f"it gives {actual}")
             if not many:

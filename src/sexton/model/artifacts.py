@@ -22,6 +22,9 @@ CHUNK_BYTES = 4 << 20
 PACK_BYTES = 128 << 20
 """No pack is larger."""
 
+DOUBTS = 100
+"""So many chunks can be doubted at once: for each, a pack is read."""
+
 READ_LIMIT = 16 << 20
 """No more bytes of a pack are read at once."""
 

@@ -18,7 +18,7 @@ from litestar.response import Response
 
 from sexton import errors
 from sexton.blobs.packs import verify
-from sexton.model.artifacts import CLASSES, READ_LIMIT, Manifest
+from sexton.model.artifacts import CLASSES, DOUBTS, READ_LIMIT, Manifest
 from sexton.model.records import Batch
 from sexton.model.storage import Grouping, Storage
 from sexton.server.auth import BODY_BYTES, BYTES, MSGPACK, Client
@@ -131,6 +131,20 @@ def locate(client: Client, data: MsgPackBody[list[bytes]]) -> Response[bytes]:
     return _packed(client.locate(data))
 
 
+@post(
+    "/api/v1/chunks/doubt",
+    opt={"permission": "blobs:read", "body": MSGPACK},
+    sync_to_thread=True,
+    status_code=204,
+)
+def doubt(client: Client, data: MsgPackBody[list[bytes]]) -> None:
+    """Read chunks again that somebody found to be damaged; nothing is marked on his word."""
+    if len(data) > DOUBTS:
+        reason = f"it has {DOUBTS} at most"
+        raise errors.InvalidValue(what="A list of chunks", value=f"{len(data)} of them", reason=reason)
+    client.doubt(data)
+
+
 @get("/api/v1/packs/{pack:int}", opt={"permission": "blobs:read"}, sync_to_thread=True)
 def read_pack(client: Client, pack: FromPath[int], start: FromQuery[int], end: FromQuery[int]) -> Response[bytes]:
     """Bytes of a pack. Whoever receives them checks what is in them."""
@@ -153,5 +167,5 @@ _INERT = {
 
 ROUTES: list[HTTPRouteHandler] = [
     open_upload, pin, put_pack, claim, commit_manifest, keep_receipt, close_upload, show_manifest, locate, read_pack,
-    show_storage,
+    doubt, show_storage,
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from sexton.blobs.hashing import hash_of_bytes
 from sexton.blobs.keys import Stored
 from sexton.blobs.places import Place, attach
 from sexton.model.artifacts import text_of
-from sexton.store import garbage
+from sexton.store import garbage, verify
 from sexton.store.database import Database, Tx, patiently, some
 from sexton.store.garbage import BATCH, Sum
 
@@ -141,6 +141,7 @@ def apply(database: Database, place: Place, actor: str, planned: Plan, confirm: 
     done.objects = _bury(work, place)
     if not planned.quarantined:
         done.orphans = _bury_orphans(work, place, planned)
+    place.tidy()
     work.write(lambda tx: garbage.finish(tx, done.epoch, done.bytes))
     return done
 
@@ -249,7 +250,9 @@ def _bury_orphans(work: _Work, place: Place, planned: Plan) -> int:
 def _of_place(database: Database, place: Place, now: int) -> list[Refusal]:
     """What about the place forbids to delete in it."""
     try:
-        attach(place, database.store_id)
+        with database.read() as connection:
+            is_used = not verify.is_empty(connection)
+        attach(place, database.store_id, is_used)
         place.put_bytes(_CLOCK, b"{}", replace=True)
         shown = max(one.modified_at for one in place.list("clock"))
         ahead = epoch_of(place)

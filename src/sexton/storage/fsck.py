@@ -108,7 +108,7 @@ def rebuild(database: Database, place: Place, actor: str) -> Rebuilt:
     with database.read() as connection:
         if verify.is_empty(connection):
             adopt(place, database.store_id)
-    attach(place, database.store_id)
+    attach(place, database.store_id, is_used=True)
     done = Rebuilt()
     for prefix, act in (("packs", _pack), ("manifests", _recipe), (RECEIPTS, _receipt)):
         for stored in place.list(prefix):

@@ -18,7 +18,7 @@ from sexton.ingest import validate
 from sexton.model.artifacts import CLASSES, HASH_BYTES, Manifest, PackClass, Packed, Upload, flaw, hash_of
 from sexton.model.records import Batch
 from sexton.model.values import short_id
-from sexton.store import chunks, manifests, uploads
+from sexton.store import chunks, manifests, uploads, verify
 from sexton.store.database import Database, patiently
 
 LEASE_SECONDS = 900.0
@@ -28,8 +28,11 @@ RECEIPTS = "receipts"
 
 
 def open_upload(database: Database, place: Place, actor: str, lease_seconds: float = LEASE_SECONDS) -> Upload:
-    """Open an upload into the place, which becomes this store's. Raises `ForeignPlace`."""
-    attach(place, database.store_id)
+    """Open an upload into the place, which becomes this store's. Raises `ForeignPlace`,
+    `Unavailable`."""
+    with database.read() as connection:
+        is_used = not verify.is_empty(connection)
+    attach(place, database.store_id, is_used)
     upload = short_id(secrets.token_bytes(16), 20)
 
     def once() -> Upload:

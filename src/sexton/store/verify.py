@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, exists, func, select, update
+from sqlalchemy import Connection, exists, select, update
 
 from sexton.model.artifacts import Manifest, PackClass, Packed
 from sexton.store import chunks, manifests, schema
@@ -131,9 +131,8 @@ def unnamed(connection: Connection, recipe: Recipe, manifest: Manifest) -> int:
 
 def is_empty(connection: Connection) -> bool:
     """Whether the store knows of no stored bytes."""
-    return not any(
-        connection.scalar(select(func.count()).select_from(table)) for table in (schema.packs, schema.manifests)
-    )
+    tables = (schema.packs, schema.manifests)
+    return not any(connection.execute(select(table.c.id).limit(1)).first() for table in tables)
 
 
 def adopt_pack(tx: Tx, upload: str, key: str, kind: PackClass, size: int, packed: Sequence[Packed]) -> None:
